@@ -1,0 +1,85 @@
+"""A guard on virtual time: the simulated twin of the process, with the same rules."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from leeward.clock import Clock
+from leeward.errors import Unavailable
+from leeward_agent.guard.port import GuardStatus, Vouch
+from leeward_agent.guard.protocol import KILL_BOUND_S, Arm
+from leeward_agent.guard.state import ArmState
+
+
+class SimulatedGuard:
+    """A `GuardClient` and the guard behind it. `run` is the guard's life on its host: it outlives agents.
+
+    `kill` is called with the shared pools' roots when the deadline passes, and again each `sweep_s` until it is vouched
+    for again; it ends every guest with a disk below them. While `reachable` is False the agent gets no answer, and the
+    guard goes on with what it knows.
+    """
+
+    def __init__(
+        self, clock: Clock, *, kill: Callable[[tuple[Path, ...]], None], delay_s: float = 0.0, sweep_s: float = 0.1
+    ) -> None:
+        self._clock = clock
+        self._kill = kill
+        self._delay_s = delay_s
+        self._sweep_s = sweep_s
+        self._state = ArmState()
+        self._changed = asyncio.Event()
+        self.reachable = True
+
+    async def run(self) -> None:
+        """Watch until cancelled, which is the host losing power."""
+        while True:
+            self._changed.clear()
+            now_s = self._clock.monotonic_s()
+            if not self._state.armed:
+                await self._changed.wait()
+                continue
+            if self._state.expired(now_s, delay_s=self._delay_s):
+                self._kill(self._roots())
+                await self._clock.sleep(self._sweep_s)
+            else:
+                await self._clock.sleep(self._state.deadline_s + self._delay_s - now_s)
+
+    async def arm(self, vouch: Vouch) -> GuardStatus:
+        self._check_reachable()
+        roots = tuple(str(root) for root in vouch.roots)
+        arm = Arm(since_s=vouch.since_s, deadline_s=vouch.deadline_s, ttl_s=vouch.ttl_s, roots=roots)
+        if self._state.lapsed_before(arm, delay_s=self._delay_s):
+            self._kill(self._roots())
+        self._state = self._state.vouched(arm)
+        self._changed.set()
+        return self._status()
+
+    async def disarm(self) -> GuardStatus:
+        """Stop watching. The simulation's callers only do so without guests."""
+        self._check_reachable()
+        self._state = ArmState()
+        return self._status()
+
+    async def status(self) -> GuardStatus:
+        self._check_reachable()
+        return self._status()
+
+    async def close(self) -> None:
+        return
+
+    def _roots(self) -> tuple[Path, ...]:
+        return tuple(map(Path, self._state.roots))
+
+    def _check_reachable(self) -> None:
+        if not self.reachable:
+            raise Unavailable("the simulated guard does not answer", reason="GUARD_UNAVAILABLE")
+
+    def _status(self) -> GuardStatus:
+        now_s = self._clock.monotonic_s()
+        return GuardStatus(
+            armed=self._state.armed,
+            expired=self._state.expired(now_s, delay_s=self._delay_s),
+            deadline_s=self._state.deadline_s,
+            ttl_s=self._state.ttl_s,
+            delay_s=self._delay_s + KILL_BOUND_S,
+        )

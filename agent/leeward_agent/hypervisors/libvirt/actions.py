@@ -1,0 +1,141 @@
+"""What is done to a guest through libvirt. Everything here blocks, runs in a thread, and may be repeated."""
+
+from collections.abc import Callable
+
+import libvirt
+
+from leeward.agent.types import MigrationLimits
+from leeward.errors import HypervisorError
+from leeward_agent.hypervisors.libvirt.connection import VirConnect, VirDomain
+from leeward_agent.hypervisors.libvirt.domain_xml import GuestMetadata, with_metadata
+from leeward_agent.hypervisors.libvirt.status import find
+
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+# UNSAFE: libvirt accepts only network file systems as shared; that ours is, the pool's marker file has shown, and
+# cache='none' keeps its content out of the page cache. PEER2PEER: libvirtd carries it through if this agent ends.
+_MIGRATE = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_UNSAFE
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+    | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+)
+
+
+def start(connection: VirConnect, *, uid: str, xml: str) -> None:
+    """Define the domain anew and start it, unless it is active. After a failure nothing stays defined."""
+    domain = find(connection, uid)
+    if domain is not None and domain.isActive():
+        return
+    domain = connection.defineXML(xml)
+    try:
+        # A saved state left by somebody's hand belongs to an older epoch of the disk.
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
+    except libvirt.libvirtError:
+        if domain.isActive():
+            return
+        domain.undefineFlags(_UNDEFINE)
+        raise
+
+
+def press_power_button(connection: VirConnect, uid: str) -> None:
+    """Ask the guest by ACPI to power off; nothing when it does not run."""
+    domain = find(connection, uid)
+    if domain is not None:
+        _unless_inactive(domain, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+
+
+def kill(connection: VirConnect, uid: str) -> None:
+    """End QEMU: SIGTERM, and SIGKILL ten seconds later if that does not help (libvirt's own way)."""
+    domain = find(connection, uid)
+    if domain is not None:
+        _unless_inactive(domain, domain.destroy)
+
+
+def reboot_softly(connection: VirConnect, uid: str) -> None:
+    """Ask the guest by ACPI to power off; libvirt resets the machine once it has."""
+    _known(connection, uid).reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+
+
+def reset(connection: VirConnect, uid: str) -> None:
+    """Reset the machine; the guest is not asked."""
+    _known(connection, uid).reset()
+
+
+def resume(connection: VirConnect, uid: str) -> None:
+    """Let a paused guest execute; nothing when it does already."""
+    domain = _known(connection, uid)
+    try:
+        domain.resume()
+    except libvirt.libvirtError:
+        if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+            raise
+
+
+def undefine(connection: VirConnect, uid: str) -> None:
+    """Forget a domain that is not active; nothing when it is not known."""
+    domain = find(connection, uid)
+    if domain is None:
+        return
+    if domain.isActive():
+        # libvirt would keep it running as a domain that vanishes when it stops.
+        raise HypervisorError(f"guest {uid} runs, so it cannot be undefined")
+    domain.undefineFlags(_UNDEFINE)
+
+
+def migrate(
+    connection: VirConnect, *, metadata: GuestMetadata, libvirt_uri: str, memory_uri: str, limits: MigrationLimits
+) -> None:
+    """Migrate the guest to the libvirt at `libvirt_uri`; returns when it runs there and is forgotten here.
+
+    The same `memory_uri` is given to both QEMUs: the destination's listens there, the source's connects.
+    """
+    domain = _known(connection, metadata.uid)
+    live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+    persistent = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_INACTIVE)
+    parameters: dict[str, object] = {
+        libvirt.VIR_MIGRATE_PARAM_URI: memory_uri,
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: with_metadata(live, metadata),
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: with_metadata(persistent, metadata),
+    }
+    if limits.bandwidth_mib_s > 0:
+        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = limits.bandwidth_mib_s
+    if limits.max_downtime_ms > 0:
+        domain.migrateSetMaxDowntime(limits.max_downtime_ms)
+    domain.migrateToURI3(libvirt_uri, parameters, _MIGRATE)
+
+
+def abort_job(connection: VirConnect, uid: str) -> None:
+    """Abort the guest's running job; nothing when there is none."""
+    domain = find(connection, uid)
+    if domain is None:
+        return
+    try:
+        domain.abortJob()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+            raise
+
+
+def _known(connection: VirConnect, uid: str) -> VirDomain:
+    domain = find(connection, uid)
+    if domain is None:
+        raise HypervisorError(f"guest {uid} is not known to this host")
+    return domain
+
+
+def _unless_inactive(domain: VirDomain, action: Callable[[], object]) -> None:
+    try:
+        action()
+    except libvirt.libvirtError as error:
+        gone = error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
+        if not gone and domain.isActive():
+            raise

@@ -1,0 +1,301 @@
+"""The `Hypervisor` port over libvirt."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+
+from leeward.agent.types import (
+    GuestSpec,
+    GuestState,
+    GuestStatus,
+    MigrationLimits,
+    MigrationProgress,
+    RebootMode,
+)
+from leeward.clock import Clock
+from leeward.errors import HypervisorError
+from leeward_agent.hypervisors.libvirt import actions
+from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect
+from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator, domain_xml, metadata_of
+from leeward_agent.hypervisors.libvirt.events import EventHub, Subscription
+from leeward_agent.hypervisors.libvirt.migration import OUTCOME_TIMEOUT_S, MigrationCalls, MigrationRun, Stats
+from leeward_agent.hypervisors.libvirt.status import (
+    Observed,
+    absent,
+    find,
+    is_migrating,
+    job_stats,
+    observe,
+    observe_all,
+)
+from leeward_agent.ports import HostCapacity, MigrationTransport
+
+DEFAULT_URI = "qemu:///system"
+
+QUERY_DEADLINE_S = 10.0
+# libvirt itself gives up waiting for a guest's job lock after 30 s.
+ACTION_DEADLINE_S = 35.0
+START_DEADLINE_S = 90.0
+# QEMU is given 10 s to end on SIGTERM, and 5 s (30 s with devices passed through) after SIGKILL.
+KILL_DEADLINE_S = 45.0
+# A guest whose QEMU hangs must not hold up everyone who asks for its state.
+JOB_QUERY_PATIENCE_S = 2.0
+EVENT_RETRY_S = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class LibvirtHypervisor:
+    """Guests on the libvirtd at `uri`.
+
+    Four connections, so that calls that wait for a hanging QEMU hold up neither questions nor kills: libvirtd takes
+    only few calls at a time on each. All are opened when first needed and again after libvirtd was restarted, which
+    disturbs no guest. Every call ends within a bound; after a HypervisorError it may have happened or not.
+    """
+
+    def __init__(self, *, clock: Clock, accelerator: Accelerator, uri: str = DEFAULT_URI) -> None:
+        self._clock = clock
+        self._accelerator = accelerator
+        self._uri = uri
+        self._queries = LibvirtConnection(uri, name="queries")
+        self._jobs = LibvirtConnection(uri, name="jobs")
+        self._actions = LibvirtConnection(uri, name="actions")
+        self._kills = LibvirtConnection(uri, name="kills")
+        self._events = EventHub(uri, clock=clock)
+        self._job_queries: dict[str, asyncio.Task[bool]] = {}
+        self._migrations: dict[str, MigrationRun] = {}
+
+    async def capacity(self) -> HostCapacity:
+        """The host's processors and memory, and QEMU's version."""
+
+        def read(connection: VirConnect) -> HostCapacity:
+            information = connection.getInfo()
+            version = int(connection.getVersion())
+            return HostCapacity(
+                vcpus=int(information[2]),
+                memory_mib=int(information[1]),
+                hypervisor="kvm" if self._accelerator is Accelerator.KVM else "qemu",
+                hypervisor_version=f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}",
+            )
+
+        return await self._queries.call("ask the host's capacity", read, deadline_s=QUERY_DEADLINE_S)
+
+    async def list_guests(self) -> tuple[GuestStatus, ...]:
+        """Every guest that Leeward defined here, in order of uid."""
+        observed = await self._queries.call("list guests", observe_all, deadline_s=QUERY_DEADLINE_S)
+        return tuple(await asyncio.gather(*(self._with_migrating(each) for each in observed)))
+
+    async def get_guest(self, uid: str) -> GuestStatus:
+        """One guest; state ABSENT when not known."""
+        return await self._with_migrating(await self._observe(uid))
+
+    async def paused_by_io_error(self) -> tuple[str, ...]:
+        """The guests that QEMU paused because their disk could not be read or written, in order of uid."""
+        observed = await self._queries.call("list paused guests", observe_all, deadline_s=QUERY_DEADLINE_S)
+        return tuple(each.status.uid for each in observed if each.paused_by_io_error)
+
+    def events(self) -> AsyncIterator[GuestStatus]:
+        """Each change of a guest's state from now on; first, and after libvirtd came back, every guest may be told."""
+        return self._changes(self._events.subscribe())
+
+    async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
+        """Define (anew) and start; no error when it runs. After an error nothing is left defined."""
+        xml = domain_xml(spec, disk=disk, console_log=console_log, accelerator=self._accelerator)
+        await self._actions.call(
+            f"start guest {spec.uid}", partial(actions.start, uid=spec.uid, xml=xml), deadline_s=START_DEADLINE_S
+        )
+
+    async def shut_down(self, uid: str) -> None:
+        """Press the ACPI power button. Returns at once. No error when it does not run."""
+        await self._actions.call(
+            f"shut down guest {uid}", lambda it: actions.press_power_button(it, uid), deadline_s=ACTION_DEADLINE_S
+        )
+
+    async def kill(self, uid: str) -> None:
+        """End the guest at once. No error when it does not run."""
+        await self._kills.call(f"kill guest {uid}", lambda it: actions.kill(it, uid), deadline_s=KILL_DEADLINE_S)
+
+    async def reboot(self, uid: str, mode: RebootMode, *, timeout_s: float = 0.0) -> bool:
+        """SOFT: ask by ACPI, wait at most `timeout_s`, and say whether the guest was restarted. HARD: reset at once."""
+        if mode is RebootMode.HARD:
+            await self._actions.call(
+                f"reset guest {uid}", lambda it: actions.reset(it, uid), deadline_s=ACTION_DEADLINE_S
+            )
+            return True
+        await self._events.connected(timeout_s=QUERY_DEADLINE_S)
+        rebooted = self._events.watch_reboot(uid)
+        try:
+            await self._actions.call(
+                f"reboot guest {uid}", lambda it: actions.reboot_softly(it, uid), deadline_s=ACTION_DEADLINE_S
+            )
+            async with asyncio.timeout(timeout_s):
+                return await rebooted.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._events.unwatch_reboot(uid, rebooted)
+
+    async def resume(self, uid: str) -> None:
+        """Let a paused guest run on, also one that an I/O error paused: QEMU then repeats the failed request."""
+        await self._actions.call(
+            f"resume guest {uid}", lambda it: actions.resume(it, uid), deadline_s=ACTION_DEADLINE_S
+        )
+
+    async def undefine(self, uid: str) -> None:
+        """Forget a stopped guest. No error when not known. Raises HypervisorError when it runs."""
+        await self._actions.call(
+            f"undefine guest {uid}", lambda it: actions.undefine(it, uid), deadline_s=ACTION_DEADLINE_S
+        )
+
+    def migrate(
+        self, spec: GuestSpec, *, destination: str, transport: MigrationTransport, limits: MigrationLimits
+    ) -> AsyncIterator[MigrationProgress]:
+        """Live-migrate; yields progress at least five times a second, ends with COMPLETED, FAILED or CANCELLED.
+
+        Joins the migration of this guest when one runs already. Leaving the iterator does not stop it. The destination
+        gets `spec.run_epoch` in the domain's metadata. Raises HypervisorError when the outcome is not known.
+        """
+        run = self._migrations.get(spec.uid)
+        if run is None or not run.running:
+            run = self._new_run(spec.uid, timeout_s=limits.timeout_s)
+            self._events.await_job(spec.uid)
+            run.start(partial(self._perform, spec, destination, transport, limits))
+        return run.reports()
+
+    def follow_migration(self, uid: str, *, timeout_s: float = 3600.0) -> AsyncIterator[MigrationProgress]:
+        """As `migrate`, for a migration that runs already, whoever started it; starts none.
+
+        When none runs, the outcome is read from the guest: COMPLETED if it is gone from here, else FAILED.
+        """
+        run = self._migrations.get(uid)
+        if run is None or not run.running:
+            run = self._new_run(uid, timeout_s=timeout_s)
+            self._events.await_job(uid)
+            run.join()
+        return run.reports()
+
+    async def cancel_migration(self, uid: str) -> None:
+        """Ask a running migration to stop. No error when none runs."""
+        run = self._migrations.get(uid)
+        if run is not None and run.running:
+            run.cancel()
+        await self._abort(uid)
+
+    async def close(self) -> None:
+        """Let go of libvirt. Guests run on, and migrations are carried through by libvirtd."""
+        for run in self._migrations.values():
+            run.detach()
+        for task in list(self._job_queries.values()):
+            task.cancel()
+        await self._events.close()
+        for connection in (self._queries, self._jobs, self._actions, self._kills):
+            await connection.close()
+
+    async def _observe(self, uid: str) -> Observed:
+        return await self._queries.call(
+            f"look at guest {uid}", lambda it: observe(it, uid), deadline_s=QUERY_DEADLINE_S
+        )
+
+    async def _with_migrating(self, observed: Observed) -> GuestStatus:
+        status = observed.status
+        if status.state not in (GuestState.RUNNING, GuestState.PAUSED) or status.migrating:
+            return status
+        return replace(status, migrating=True) if await self._job_runs(status.uid) else status
+
+    async def _job_runs(self, uid: str) -> bool:
+        query = self._job_queries.get(uid)
+        if query is None:
+            query = asyncio.get_running_loop().create_task(self._ask_job(uid))
+            self._job_queries[uid] = query
+            query.add_done_callback(lambda _: self._job_queries.pop(uid, None))
+        await asyncio.wait([query], timeout=JOB_QUERY_PATIENCE_S)
+        if query.done() and not query.cancelled():
+            return query.result()
+        run = self._migrations.get(uid)
+        return run is not None and run.running
+
+    async def _ask_job(self, uid: str) -> bool:
+        try:
+            return await self._jobs.call(
+                f"ask for jobs of guest {uid}", lambda it: is_migrating(it, uid), deadline_s=ACTION_DEADLINE_S
+            )
+        except HypervisorError as error:
+            # Its QEMU hangs, or libvirtd ended just now. Its state is known all the same, and worth telling.
+            _log.warning("cannot ask whether a guest migrates", uid=uid, error=error.message)
+            return False
+
+    async def _changes(self, subscription: Subscription) -> AsyncIterator[GuestStatus]:
+        told: dict[str, GuestStatus] = {}
+        while True:
+            changed = await subscription.next()
+            try:
+                statuses = await self._statuses(changed, known=list(told))
+            except HypervisorError as error:
+                _log.warning("cannot look at guests that changed", error=error.message)
+                for uid in [None] if changed is None else changed:
+                    subscription.add(uid)
+                await self._clock.sleep(EVENT_RETRY_S)
+                continue
+            for status in statuses:
+                if told.get(status.uid) != status:
+                    told[status.uid] = status
+                    yield status
+
+    async def _statuses(self, uids: set[str] | None, *, known: list[str]) -> list[GuestStatus]:
+        if uids is not None:
+            return [await self.get_guest(uid) for uid in sorted(uids)]
+        present = {status.uid: status for status in await self.list_guests()}
+        return [*present.values(), *(absent(uid) for uid in known if uid not in present)]
+
+    def _new_run(self, uid: str, *, timeout_s: float) -> MigrationRun:
+        def final_stats() -> Stats:
+            return self._events.take_job(uid) or {}
+
+        calls = MigrationCalls(
+            status=partial(self.get_guest, uid),
+            stats=partial(self._stats, uid),
+            abort=partial(self._abort, uid),
+            final_stats=final_stats,
+        )
+        run = MigrationRun(uid, calls, clock=self._clock, timeout_s=timeout_s)
+        self._migrations[uid] = run
+        return run
+
+    async def _perform(
+        self, spec: GuestSpec, destination: str, transport: MigrationTransport, limits: MigrationLimits
+    ) -> None:
+        what = f"migrate guest {spec.uid} to {destination}"
+        if transport.memory_socket != transport.destination_memory_socket:
+            raise HypervisorError(f"{what}: libvirt has one path for the memory socket on both hosts")
+        await self._events.connected(timeout_s=QUERY_DEADLINE_S)
+        connection = LibvirtConnection(self._uri, name=f"migration-{spec.uid}")
+        perform = partial(
+            actions.migrate,
+            metadata=metadata_of(spec),
+            libvirt_uri=f"qemu+unix:///system?socket={quote(str(transport.libvirt_socket))}",
+            memory_uri=f"unix://{quote(str(transport.memory_socket))}",
+            limits=limits,
+        )
+        try:
+            await connection.call(what, perform, deadline_s=limits.timeout_s + OUTCOME_TIMEOUT_S)
+        finally:
+            await connection.close()
+
+    async def _stats(self, uid: str) -> Stats | None:
+        def read(connection: VirConnect) -> Stats | None:
+            domain = find(connection, uid)
+            return job_stats(domain) if domain is not None else None
+
+        return await self._jobs.call(f"follow the migration of guest {uid}", read, deadline_s=QUERY_DEADLINE_S)
+
+    async def _abort(self, uid: str) -> None:
+        await self._kills.call(
+            f"cancel the migration of guest {uid}",
+            lambda it: actions.abort_job(it, uid),
+            deadline_s=ACTION_DEADLINE_S,
+        )

@@ -1,0 +1,165 @@
+"""What the agent does by itself: leftovers are stopped and kept aside, and guests that a pool held up run on."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+from leeward.agent.types import GuestState, GuestStatus
+from leeward.clock import Clock, Ids
+from leeward.errors import LeewardError, StorageError
+from leeward_agent.domain.right import has_lost_right
+from leeward_agent.ports import Hypervisor
+from leeward_agent.power import Power, in_memory
+from leeward_agent.storage.files import replace_durably
+from leeward_agent.storage.names import checked_uid
+from leeward_agent.storage.port import Pool, RunEpochRecord
+from leeward_agent.turns import Turns
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A guest that this host held without the right to run it, as it was found."""
+
+    uid: str
+    name: str
+    state: str
+    run_epoch: int
+    holder: str
+    holder_epoch: int
+    found_at: str
+
+
+class Quarantine:
+    """A note and the last definition of each leftover, in the agent's state directory, for people."""
+
+    def __init__(self, directory: Path, *, ids: Ids) -> None:
+        self._directory = directory
+        self._ids = ids
+
+    async def keep(self, leftover: Leftover, definition: str) -> None:
+        """Write both, durably. Raises StorageError."""
+        await asyncio.to_thread(self._write, leftover, definition)
+
+    def _write(self, leftover: Leftover, definition: str) -> None:
+        stem = f"{checked_uid(leftover.uid)}-{leftover.run_epoch}"
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if definition:
+                replace_durably(self._directory / f"{stem}.xml", definition.encode(), token=self._ids.new())
+            note = json.dumps(asdict(leftover), indent=2).encode()
+            replace_durably(self._directory / f"{stem}.json", note, token=self._ids.new())
+        except OSError as error:
+            raise StorageError(f"cannot keep a leftover aside in {self._directory}: {error}") from error
+
+
+class Reconciler:
+    """Looks at every guest of this host, at start and every `interval_s`. Disks are never touched."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        hypervisor: Hypervisor,
+        pools: Sequence[Pool],
+        power: Power,
+        turns: Turns,
+        quarantine: Quarantine,
+        clock: Clock,
+        interval_s: float,
+    ) -> None:
+        self._node = node
+        self._hypervisor = hypervisor
+        self._pools = tuple(pools)
+        self._power = power
+        self._turns = turns
+        self._quarantine = quarantine
+        self._clock = clock
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Reconcile until cancelled. Trouble with one guest or pool leaves the others alone, and is tried again."""
+        while True:
+            await self.once()
+            await self._clock.sleep(self._interval_s)
+
+    async def once(self) -> None:
+        """Look at every guest once."""
+        try:
+            guests = await self._hypervisor.list_guests()
+        except LeewardError as error:
+            _log.warning("guests cannot be listed", error=error.message)
+            return
+        for status in guests:
+            try:
+                await self._look_at(status)
+            except LeewardError as error:
+                _log.warning("a guest could not be reconciled", uid=status.uid, error=error.message)
+
+    async def _look_at(self, status: GuestStatus) -> None:
+        record = await highest_record(self._pools, status.uid)
+        if record is not None and has_lost_right(status, record, node=self._node):
+            await self._turns.run_unclaimed(status.uid, lambda: self._put_aside(status.uid))
+        elif status.state is GuestState.PAUSED and await self._hypervisor.paused_by_io_error(status.uid):
+            await self._turns.run_unclaimed(status.uid, lambda: self._let_run_on(status.uid))
+
+    async def _put_aside(self, uid: str) -> None:
+        status = await self._hypervisor.get_guest(uid)
+        record = await highest_record(self._pools, uid)
+        if record is None or not has_lost_right(status, record, node=self._node):
+            return
+        log = _log.bind(
+            uid=uid, name=status.name, epoch=status.run_epoch, holder=record.node, holder_epoch=record.epoch
+        )
+        if in_memory(status):
+            log.error("a guest ran here without the right to, and is killed", state=status.state)
+            # First of all it must not run; everything else can be repeated.
+            await self._power.kill(uid)
+        definition = await self._hypervisor.definition(uid)
+        leftover = Leftover(
+            uid=uid,
+            name=status.name,
+            state=status.state,
+            run_epoch=status.run_epoch,
+            holder=record.node,
+            holder_epoch=record.epoch,
+            found_at=self._clock.now().isoformat(),
+        )
+        await self._quarantine.keep(leftover, definition)
+        await self._power.forget(uid)
+        log.warning("a leftover was put aside")
+
+    async def _let_run_on(self, uid: str) -> None:
+        if not await self._hypervisor.paused_by_io_error(uid):
+            return
+        for pool in self._pools:
+            # A guest is resumed only when its disk can be read again: resuming it earlier would pause it at once.
+            if (await pool.report()).healthy and await pool.has_disk(uid):
+                await self._hypervisor.resume(uid)
+                _log.info("a guest that waited for its disk runs on", uid=uid, pool=pool.pool_id)
+                return
+
+
+async def highest_record(pools: Sequence[Pool], uid: str) -> RunEpochRecord | None:
+    """The right to run a guest as the pools of this host tell it; pools that cannot be reached tell nothing.
+
+    Raises StorageError when none tells anything and one could not be reached.
+    """
+    records: list[RunEpochRecord] = []
+    failure: StorageError | None = None
+    for pool in pools:
+        try:
+            record = await pool.read_run_epoch(uid)
+        except StorageError as error:
+            failure = error
+        else:
+            if record is not None:
+                records.append(record)
+    if not records and failure is not None:
+        raise failure
+    return max(records, key=lambda record: record.epoch, default=None)

@@ -1,0 +1,124 @@
+"""What the agent asks of a pool. Implemented over a directory and in memory; one contract suite holds both."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from leeward.agent.types import DiskFormat, GuestSpec, ImageFile, PoolReport
+
+
+@dataclass(frozen=True, slots=True)
+class RunEpochRecord:
+    """Who may run a guest: kept beside its disk. The highest epoch wins, for ever."""
+
+    epoch: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A node's storage heartbeat: which boot and agent wrote it, and a number that grows with each beat.
+
+    No two beats of a node are equal: `agent_id` is new at each start of the agent, `sequence` grows from there. An
+    observer that sees an unchanged slot therefore knows that no beat was written.
+    """
+
+    node: str
+    boot_id: str
+    agent_id: str
+    sequence: int
+    guests: tuple[str, ...] = ()  # uids of the guests running when it was written, as many as fit the slot
+
+
+class Pool(Protocol):
+    """A place for disks. All methods raise StorageError when the pool cannot be reached, within a bounded time.
+
+    Uids, digests and node names are checked, and InvalidArgument raised, before anything is touched.
+    """
+
+    @property
+    def pool_id(self) -> str:
+        """The id in the pool's own marker."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """Where the pool is mounted on this host; what the guard looks for in QEMU's arguments."""
+        ...
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the file system is of a kind that other hosts can mount.
+
+        Such a pool counts as shared even before another node was ever seen in it; another one counts as shared once a
+        slot of another node is in it.
+        """
+        ...
+
+    async def report(self) -> PoolReport:
+        """Capacity and health. Never raises: a pool that cannot be reached reports `healthy=False`."""
+        ...
+
+    async def store_image(
+        self, *, digest: str, format: DiskFormat, size_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> ImageFile:
+        """Keep an image; whole or not at all, durable when answered. `chunks` is not read when it is there already.
+
+        Raises ImageRefused.
+        """
+        ...
+
+    def read_image(self, *, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """The image's bytes from `offset` in chunks of at most 1 MiB. Raises NotFound."""
+        ...
+
+    async def delete_image(self, *, digest: str) -> None:
+        """Remove it; no error when absent. Raises FailedPrecondition while a disk is based on it."""
+        ...
+
+    async def create_disk(self, spec: GuestSpec) -> None:
+        """Make the copy-on-write root disk, unless it exists; durable when answered.
+
+        It is `disk_gib` large, or as large as the image when that is 0. Raises NotFound when the image is absent, and
+        FailedPrecondition when `disk_gib` is smaller than the image's virtual size.
+        """
+        ...
+
+    async def delete_disk(self, uid: str) -> None:
+        """Delete all that the pool holds for the guest. No error when absent."""
+        ...
+
+    async def has_disk(self, uid: str) -> bool:
+        """Whether the guest's root disk is here."""
+        ...
+
+    def disk_path(self, uid: str) -> Path:
+        """Where the guest's root disk is on this host."""
+        ...
+
+    async def read_run_epoch(self, uid: str) -> RunEpochRecord | None:
+        """The right to run as recorded beside the disk; None when none was written."""
+        ...
+
+    async def write_run_epoch(self, uid: str, record: RunEpochRecord) -> None:
+        """Record the right to run, durably.
+
+        Raises StaleRunEpoch when a higher epoch, or the same one of another node, is there.
+        """
+        ...
+
+    async def write_slot(self, slot: Slot) -> None:
+        """Write this node's heartbeat to stable storage."""
+        ...
+
+    async def read_slots(self) -> tuple[Slot, ...]:
+        """All nodes' heartbeats as they are on storage now, never from a stale cache.
+
+        A slot that cannot be understood is left out: nothing is known of it then.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the pool. Nothing in it changes."""
+        ...

@@ -1,0 +1,72 @@
+"""qemu-img as a process with limits. It only ever opens files whose header has been checked (`image_format`)."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from leeward.agent.types import DiskFormat
+from leeward.errors import StorageError
+
+_MAX_MESSAGE_CHARACTERS = 500
+_REAP_BOUND_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class QemuImg:
+    """How qemu-img is run: the programs, and what one run may use."""
+
+    program: str = "qemu-img"
+    prlimit: str = "prlimit"  # util-linux; sets the limits between fork and exec without Python code in the child.
+    timeout_s: float = 60.0
+    cpu_s: int = 30
+    memory_bytes: int = 1024**3
+    open_files: int = 64
+
+    async def create_overlay(self, path: Path, *, backing: str, backing_format: DiskFormat, size_bytes: int) -> None:
+        """Make a qcow2 file over `backing`, which is relative to the directory of `path`.
+
+        Raises StorageError with what qemu-img said, or when it took longer than `timeout_s`; it has been killed then.
+        """
+        await self._run(
+            "create", "-q", "-f", "qcow2", "-F", backing_format.value, "-b", backing, str(path), str(size_bytes)
+        )
+
+    async def _run(self, *arguments: str) -> None:
+        # No working directory is set: changing into a pool that hangs would block this process until the child has
+        # reached exec.
+        command = [
+            self.prlimit,
+            f"--as={self.memory_bytes}",
+            f"--cpu={self.cpu_s}",
+            f"--nofile={self.open_files}",
+            "--core=0",
+            self.program,
+            *arguments,
+        ]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+            )
+        except OSError as error:
+            raise StorageError(f"{self.prlimit} cannot be run: {error}") from error
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                _, stderr = await process.communicate()
+        except TimeoutError as error:
+            raise StorageError(f"qemu-img {arguments[0]} was not done within {self.timeout_s:g} s") from error
+        finally:
+            if process.returncode is None:
+                await _kill(process)
+        if process.returncode != 0:
+            said = stderr.decode(errors="replace").strip()[:_MAX_MESSAGE_CHARACTERS]
+            raise StorageError(f"qemu-img {arguments[0]} failed ({process.returncode}): {said}")
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    process.kill()
+    # A process in an uninterruptible wait on a hung file system ends only when that does; it is not waited for.
+    await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=_REAP_BOUND_S)

@@ -1,0 +1,118 @@
+"""One mutating call at a time on each guest, and none by a caller that has been superseded."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+
+from leeward.agent.types import Caller
+from leeward.errors import Draining, StaleClaim
+from leeward_agent.ports import Claims
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class Turn:
+    """The right to act on a guest now, until a newer claim on it shows up."""
+
+    def __init__(self, uid: str, caller: Caller) -> None:
+        self.uid = uid
+        self.caller = caller
+        self._superseded_by = 0
+
+    def supersede(self, revision: int) -> None:
+        """Tell the holder that a newer claim has come."""
+        self._superseded_by = max(self._superseded_by, revision)
+
+    def check(self) -> None:
+        """To be called between steps and while waiting. Raises StaleClaim once a newer claim has come."""
+        if self._superseded_by > self.caller.claim_revision:
+            raise _stale(self.uid, self.caller, self._superseded_by)
+
+
+class _Guest:
+    """What is kept of one guest: its locks, the highest claim, and who holds the turn."""
+
+    def __init__(self) -> None:
+        self.admission = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        self.highest: int | None = None  # None: not read from the claims yet.
+        self.holder: Turn | None = None
+
+
+class Turns:
+    """Hands out the turns. Work goes on to its end when the caller who asked for it is lost or gives up."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._guests: dict[str, _Guest] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    async def run(self, uid: str, caller: Caller, work: Callable[[Turn], Awaitable[_T]]) -> _T:
+        """Admit the caller, wait for its turn, and do the work.
+
+        Raises StaleClaim when a newer claim has been seen before or while waiting, Draining when the agent stops, and
+        what the work raises. A newer claim also makes `Turn.check` raise in work that is under way.
+        """
+        if self._draining:
+            raise Draining("this agent is stopping; call again when it is back")
+        guest = self._guests.setdefault(uid, _Guest())
+        await self._admit(guest, uid, caller)
+        # The work is a task of its own: cancelling it half-way would let the next turn begin beside a libvirt call
+        # that is still under way in its thread.
+        task = asyncio.create_task(self._in_turn(guest, uid, caller, work))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def run_unclaimed(self, uid: str, work: Callable[[], Awaitable[_T]]) -> _T:
+        """The agent's own work on a guest, in turn with that of callers. Raises what the work raises."""
+        async with self._guests.setdefault(uid, _Guest()).lock:
+            return await work()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more work and wait for what runs, at most `timeout_s`. Answers whether all of it has ended."""
+        self._draining = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+        return not self._running
+
+    async def _admit(self, guest: _Guest, uid: str, caller: Caller) -> None:
+        async with guest.admission:
+            if guest.highest is None:
+                guest.highest = await self._claims.highest(uid)
+            if caller.claim_revision < guest.highest:
+                raise _stale(uid, caller, guest.highest)
+            if caller.claim_revision > guest.highest:
+                await self._claims.record(uid, caller.claim_revision)
+                guest.highest = caller.claim_revision
+            if guest.holder is not None:
+                guest.holder.supersede(caller.claim_revision)
+
+    async def _in_turn(self, guest: _Guest, uid: str, caller: Caller, work: Callable[[Turn], Awaitable[_T]]) -> _T:
+        async with guest.lock:
+            turn = Turn(uid, caller)
+            turn.supersede(guest.highest or 0)
+            turn.check()
+            guest.holder = turn
+            try:
+                return await work(turn)
+            finally:
+                guest.holder = None
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # Told here too, since the caller may be gone.
+            _log.info("a call on a guest failed", error=str(task.exception()))
+
+
+def _stale(uid: str, caller: Caller, highest: int) -> StaleClaim:
+    return StaleClaim(
+        f"{caller.operation} claimed guest {uid} at revision {caller.claim_revision}, but a claim at revision "
+        f"{highest} has been seen since: another controller has taken over",
+        metadata={"highest_claim_revision": str(highest)},
+    )

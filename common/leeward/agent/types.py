@@ -1,0 +1,211 @@
+"""The values that a controller and an agent exchange, free of protobuf.
+
+`leeward.agent.api` is the port that carries them; `leeward.agent.convert` maps them to the wire.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SHA256_HEX_LENGTH = 64
+
+
+class GuestState(StrEnum):
+    """What a guest is doing on one host, as its hypervisor tells it."""
+
+    RUNNING = "RUNNING"  # Its processors execute.
+    PAUSED = "PAUSED"  # In memory, not executing: on request, by an I/O error, or as one end of a migration.
+    STOPPED = "STOPPED"  # Defined on the host, no QEMU process.
+    ABSENT = "ABSENT"  # The host knows nothing of it.
+
+
+class StopCause(StrEnum):
+    """Why a guest that is not running stopped."""
+
+    NONE = "NONE"  # It is running, or was never started here.
+    REQUESTED = "REQUESTED"  # Leeward stopped it.
+    GUEST = "GUEST"  # The guest shut itself down.
+    CRASHED = "CRASHED"  # QEMU ended by itself, or was killed from outside.
+    MIGRATED = "MIGRATED"  # It moved to another host.
+    FENCED = "FENCED"  # The guard, or a poison pill, killed it.
+
+
+class DiskFormat(StrEnum):
+    """The disk formats that Leeward accepts."""
+
+    RAW = "raw"  # Bytes as the guest sees them.
+    QCOW2 = "qcow2"  # QEMU's format; only without backing file, data file or encryption.
+
+
+class PoolKind(StrEnum):
+    """What a pool is made of."""
+
+    DIRECTORY = "DIRECTORY"  # A directory; shared when two nodes report the same pool id.
+
+
+class RebootMode(StrEnum):
+    """How a guest is restarted."""
+
+    SOFT = "SOFT"  # Ask the guest by ACPI, and wait.
+    HARD = "HARD"  # Reset the virtual machine at once.
+
+
+class MigrationPhase(StrEnum):
+    """Where a live migration stands."""
+
+    PREPARING = "PREPARING"  # The destination is being made ready.
+    COPYING = "COPYING"  # Memory is copied while the guest runs.
+    SWITCHING = "SWITCHING"  # The guest is stopped here and about to run there.
+    COMPLETED = "COMPLETED"  # It runs on the destination; the source holds nothing.
+    FAILED = "FAILED"  # It runs on the source as before.
+    CANCELLED = "CANCELLED"  # Cancelled on request; it runs on the source as before.
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and by what right: idempotency key and fencing token of a mutating call.
+
+    `claim_revision` is the store revision at which the caller claimed the operation. Revisions only grow, so for each
+    guest an agent remembers the highest it has seen and refuses a lower one with StaleClaim.
+    """
+
+    operation: str
+    step: str
+    claim_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """A pool as one agent sees it. `pool_id` comes from the marker file in the pool itself."""
+
+    pool_id: str
+    kind: PoolKind
+    capacity_gib: int
+    available_gib: int
+    healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What an agent says of its host; the value of its heartbeat key."""
+
+    node: str
+    boot_id: str
+    agent_id: str  # New at each start of the agent.
+    address: str  # host:port of the agent's server
+    vcpus: int
+    memory_mib: int
+    pools: tuple[PoolReport, ...]
+    hypervisor: str  # "qemu", "kvm" or "simulated"
+    hypervisor_version: str
+    agent_version: str
+    guard_armed: bool
+    lease_ttl_s: float
+    guard_delay_s: float
+    labels: dict[str, str] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One network interface: a bridge on the host (empty: QEMU's own user network) and the guest's address."""
+
+    mac: str
+    bridge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """All that an agent needs to run a guest. Never XML, never a path."""
+
+    uid: str
+    name: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    pool_id: str
+    image_digest: str
+    image_format: DiskFormat
+    run_epoch: int
+    nics: tuple[Nic, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """A guest on one host. `run_epoch` is the one it was started with (0 when not known)."""
+
+    uid: str
+    name: str
+    state: GuestState
+    stop_cause: StopCause = StopCause.NONE
+    run_epoch: int = 0
+    migrating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlotObservation:
+    """What one observer has seen of one node's storage heartbeat.
+
+    `silent_s` counts, on the observer's monotonic clock, from when it first saw the slot's present content; an
+    observer that has just started counts from its start, so silence is never overstated.
+    """
+
+    pool_id: str
+    node: str
+    boot_id: str
+    sequence: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationDestination:
+    """Where a live migration goes: the node, and how its agent is reached."""
+
+    node: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationLimits:
+    """Bounds of a live migration; 0 leaves a value to the hypervisor."""
+
+    bandwidth_mib_s: int = 0
+    max_downtime_ms: int = 300
+    timeout_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationProgress:
+    """One moment of a live migration. Figures are those of libvirt's job statistics; 0 where not known yet."""
+
+    phase: MigrationPhase
+    elapsed_ms: int = 0
+    memory_total_bytes: int = 0
+    memory_processed_bytes: int = 0
+    memory_remaining_bytes: int = 0
+    dirty_rate_bytes_s: int = 0
+    throughput_bytes_s: int = 0
+    iteration: int = 0
+    remaining_ms: int = 0
+    expected_downtime_ms: int = 0
+    downtime_ms: int = 0
+    decision: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a pool: immutable, named by the SHA-256 of its bytes."""
+
+    digest: str
+    size_bytes: int
+    virtual_size_bytes: int
+    format: DiskFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleChunk:
+    """Part of a guest's serial console log. `next_offset` continues where this chunk ends."""
+
+    data: bytes
+    next_offset: int
+    end_offset: int

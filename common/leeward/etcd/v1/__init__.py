@@ -1,0 +1,1 @@
+"""Generated stubs: `etcd_pb2`."""

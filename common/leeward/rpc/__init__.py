@@ -1,0 +1,1 @@
+"""gRPC plumbing that the SDK, the controllers and the agents share: errors, identity, channels and servers."""

@@ -1,0 +1,1 @@
+"""The durable store: the port, its etcd adapter and its in-memory twin."""

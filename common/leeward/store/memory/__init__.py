@@ -1,0 +1,5 @@
+"""The in-memory twin of the store, for tests and simulation."""
+
+from leeward.store.memory.store import MemoryStore
+
+__all__ = ["MemoryStore"]

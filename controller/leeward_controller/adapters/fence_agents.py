@@ -1,0 +1,91 @@
+"""Power fencing through the standard `fence_*` programs, one a kind of BMC.
+
+Their interface (fence-agents' FenceAgentAPI): options as `key=value` lines on standard input, `action` among them;
+`status` exits with 0 when the power is on and 2 when it is off. 2 may also mean that the options were bad, so "off"
+counts only when a `status` before cutting the power was understood, or when two in a row say so after an `off` that
+succeeded. Secrets never stand in arguments.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from leeward.clock import Clock
+from leeward_controller.ports import FenceOutcome
+
+_ON, _OFF = 0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class FenceDevice:
+    """How one node's power is cut: the program's name and its options (ip, username, password, plug, ...)."""
+
+    program: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 20.0
+
+
+class FenceAgents:
+    """A `Fence` over configured devices."""
+
+    def __init__(self, devices: Mapping[str, FenceDevice], *, clock: Clock) -> None:
+        self._devices = dict(devices)
+        self._clock = clock
+
+    def covers(self, node: str) -> bool:
+        """Whether a device is configured for this node."""
+        return node in self._devices
+
+    async def power_off(self, node: str) -> FenceOutcome:
+        """Cut the power and confirm it twice. A device that fails, lies or hangs gives `confirmed_off=False`."""
+        device = self._devices[node]
+        try:
+            async with asyncio.timeout(device.timeout_s):
+                return await self._power_off(device)
+        except TimeoutError:
+            return FenceOutcome(False, f"{device.program} did not finish within {device.timeout_s:g} s")
+        except OSError as error:
+            return FenceOutcome(False, f"{device.program} could not be run: {error}")
+
+    async def _power_off(self, device: FenceDevice) -> FenceOutcome:
+        before, words = await self._run(device, "status")
+        if before not in (_ON, _OFF):
+            return FenceOutcome(False, f"{device.program} status answered {before}: {words}")
+        code, words = await self._run(device, "off")
+        if code != 0:
+            return FenceOutcome(False, f"{device.program} off answered {code}: {words}")
+        for _ in range(2):
+            code, words = await self._run(device, "status")
+            if code != _OFF:
+                return FenceOutcome(False, f"{device.program} says off was done, but status answers {code}: {words}")
+        return FenceOutcome(True, f"{device.program} switched off, and status said off twice")
+
+    async def _run(self, device: FenceDevice, action: str) -> tuple[int, str]:
+        options = {**device.options, "action": action}
+        process = await asyncio.create_subprocess_exec(
+            device.program,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            text = "".join(f"{key}={value}\n" for key, value in options.items())
+            output, _ = await process.communicate(text.encode())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        return process.returncode, output.decode(errors="replace").strip()[-300:]
+
+
+class NoFence:
+    """A `Fence` without devices."""
+
+    def covers(self, node: str) -> bool:
+        """No node is covered."""
+        return False
+
+    async def power_off(self, node: str) -> FenceOutcome:
+        """Nothing to ask."""
+        return FenceOutcome(False, f"no fence device is configured for nodes/{node}")

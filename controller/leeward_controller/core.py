@@ -1,0 +1,124 @@
+"""One controller replica, put together from its ports. The same whether it is real or simulated."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from leeward import __version__, keys
+from leeward.clock import Clock, Ids, Rng
+from leeward.store.port import Store
+from leeward_controller.domain.cluster import Controller
+from leeward_controller.failover.execute import Executor
+from leeward_controller.failover.loop import FailoverLoop
+from leeward_controller.failover.model import BrakePolicy, Timing
+from leeward_controller.failover.observe import SlotObservers
+from leeward_controller.failover.sync import GuestSync
+from leeward_controller.housekeeping import Housekeeping
+from leeward_controller.leadership import Leadership
+from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.runner import OperationRunner
+from leeward_controller.operations.submit import Submitter
+from leeward_controller.ports import Agents, Codec, Fence
+from leeward_controller.records import Records
+from leeward_controller.registration import HeldKey
+from leeward_controller.scheduler.placement import PlacementPolicy
+from leeward_controller.view import ClusterView
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How this cluster is run; every replica must be given the same."""
+
+    placement: PlacementPolicy = field(default_factory=PlacementPolicy)
+    timing: Timing = field(default_factory=Timing)
+    brake: BrakePolicy = field(default_factory=BrakePolicy)
+    controller_ttl_s: int = 5
+    leader_ttl_s: int = 3
+
+
+class ControllerCore:
+    """A replica without its network face: state, operations, leadership. `address` is where its public API answers."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        codec: Codec,
+        agents: Agents,
+        fence: Fence,
+        clock: Clock,
+        ids: Ids,
+        rng: Rng,
+        address: str,
+        policy: Policy | None = None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self._agents, self._fence, self._clock, self._ids = agents, fence, clock, ids
+        self._address = address
+        self._start_time = clock.now()
+        self._id = ids.new()
+        self.records = Records(store=store, codec=codec, ids=ids, clock=clock)
+        self.view = ClusterView(store=store, codec=codec, clock=clock)
+        self._surroundings = Surroundings(self.records, self.view, agents, clock, rng, self.policy.placement)
+        self.runner = OperationRunner(controller_id=self._id, surroundings=self._surroundings)
+        self.submitter = Submitter(records=self.records, runner=self.runner, clock=clock, ids=ids)
+        self._registration = HeldKey(
+            key=keys.controller(self._id),
+            value=self._identity,
+            ttl_s=self.policy.controller_ttl_s,
+            records=self.records,
+            clock=clock,
+            gained=self._registered,
+            lost=self.runner.unregistered,
+        )
+        self.leadership = Leadership(
+            identity=self._identity,
+            ttl_s=self.policy.leader_ttl_s,
+            records=self.records,
+            view=self.view,
+            clock=clock,
+            duties=self._duties,
+        )
+
+    @property
+    def controller_id(self) -> str:
+        """This replica's id, new at each start."""
+        return self._id
+
+    def _identity(self) -> Controller:
+        return Controller(self._id, self._address, __version__, self._start_time)
+
+    async def _registered(self, create_revision: int) -> None:
+        self.runner.registered(controller_id=self._id, create_revision=create_revision)
+
+    def _duties(self, epoch: int) -> Sequence[Callable[[], Awaitable[None]]]:
+        executor = Executor(
+            surroundings=self._surroundings,
+            submitter=self.submitter,
+            fence=self._fence,
+            ids=self._ids,
+            leader_epoch=epoch,
+            controller_id=self._id,
+            timing=self.policy.timing,
+        )
+        failover = FailoverLoop(
+            surroundings=self._surroundings,
+            observers=SlotObservers(view=self.view, agents=self._agents, clock=self._clock),
+            executor=executor,
+            timing=self.policy.timing,
+            brake=self.policy.brake,
+        )
+        sync = GuestSync(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch)
+        broom = Housekeeping(surroundings=self._surroundings, leader_epoch=epoch)
+        return (failover.run, sync.run, broom.run)
+
+    async def run(self) -> None:
+        """Serve until cancelled; then hand operations over and give up the keys. Any part that fails ends all."""
+        async with asyncio.TaskGroup() as group:
+            view = group.create_task(self.view.run())
+            registration = group.create_task(self._registration.run())
+            leadership = group.create_task(self.leadership.run())
+            try:
+                await asyncio.gather(view, registration, leadership)
+            finally:
+                await self.runner.drain()

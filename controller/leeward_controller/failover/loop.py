@@ -1,0 +1,144 @@
+"""The leader's watch over the nodes: look, decide, do; again at each change, and twice a second at least."""
+
+import asyncio
+
+import structlog
+
+from leeward import keys
+from leeward.errors import LeewardError
+from leeward_controller.domain.node import NodeCondition
+from leeward_controller.failover.decide import decide
+from leeward_controller.failover.execute import Executor
+from leeward_controller.failover.model import BrakePolicy, ClusterSnapshot, NodeSnapshot, Silence, Timing, differs
+from leeward_controller.failover.observe import SlotObservers
+from leeward_controller.operations.context import Surroundings
+
+log = structlog.get_logger()
+
+_TICK_S = 0.5
+_EASED_TICK_S = 0.2
+
+
+class FailoverLoop:
+    """Watches the nodes during one term of leadership.
+
+    A new leader gives every missing node a full TTL before it counts it as missing, because it cannot know for how
+    long it has been.
+    """
+
+    def __init__(
+        self,
+        *,
+        surroundings: Surroundings,
+        observers: SlotObservers,
+        executor: Executor,
+        timing: Timing,
+        brake: BrakePolicy,
+    ) -> None:
+        self._surroundings = surroundings
+        self._view = surroundings.view
+        self._clock = surroundings.clock
+        self._observers = observers
+        self._executor = executor
+        self._timing = timing
+        self._brake = brake
+        self._began_s = self._clock.monotonic_s()
+        self._missing_since_s: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        self._view.listen(self._notice)
+        while True:
+            try:
+                await self._once()
+            except LeewardError as error:
+                # The next look starts from what is true then; nothing was decided that is not in the store.
+                log.warning("failover.round_failed", error=error.message, reason=error.specific_reason)
+            await self._pause()
+
+    def _notice(self, key: str) -> None:
+        if key.startswith((keys.LEASES, keys.NODES, keys.FENCES)):
+            self._wake.set()
+
+    async def _pause(self) -> None:
+        tick_s = _EASED_TICK_S if self._missing_since_s else _TICK_S
+        waiter = asyncio.ensure_future(self._wake.wait())
+        sleeper = asyncio.ensure_future(self._clock.sleep(tick_s))
+        try:
+            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            sleeper.cancel()
+        self._wake.clear()
+
+    async def _once(self) -> None:
+        if not self._view.synced:
+            return
+        self._track_missing()
+        asked = frozenset(node for node in self._missing_since_s if not self._is_over(node))
+        silences = await self._observers.silences(asked) if asked else {}
+        snapshot = self._snapshot(silences)
+        for decision in decide(snapshot, timing=self._timing, brake=self._brake):
+            await self._executor.execute(decision)
+
+    def _track_missing(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for stored in self._view.nodes.values():
+            node = stored.value.node
+            if node in self._view.leases:
+                self._missing_since_s.pop(node, None)
+            elif node not in self._missing_since_s:
+                ttl_s = stored.value.report.lease_ttl_s
+                just_elected = now_s - self._began_s < _TICK_S
+                self._missing_since_s[node] = now_s + (ttl_s if just_elected else 0.0)
+
+    def _is_over(self, node_id: str) -> bool:
+        stored = self._view.nodes.get(keys.node(node_id))
+        return stored is not None and stored.value.condition in (NodeCondition.FENCED, NodeCondition.EVACUATED)
+
+    def _snapshot(self, silences: dict[str, Silence]) -> ClusterSnapshot:
+        nodes = tuple(
+            self._node_snapshot(stored.value.node, silences.get(stored.value.node))
+            for _, stored in sorted(self._view.nodes.items())
+        )
+        registered = {node.node for node in nodes}
+        unregistered = tuple(sorted(set(self._view.leases) - registered))
+        return ClusterSnapshot(nodes, unregistered, self._unwell(), self._view.brake is not None)
+
+    def _unwell(self) -> str:
+        """Why the controllers' own sight is not to be trusted now; empty when it is."""
+        longest_ttl_s = max((s.value.report.lease_ttl_s for s in self._view.nodes.values()), default=0.0)
+        since_s = self._clock.monotonic_s() - self._view.last_trouble_s
+        if since_s < longest_ttl_s:
+            return f"the store could not be reached {since_s:.1f} s ago, so lost leases may be its own doing"
+        return ""
+
+    def _node_snapshot(self, node_id: str, silence: Silence | None) -> NodeSnapshot:
+        node = self._view.nodes[keys.node(node_id)].value
+        lease = self._view.leases.get(node_id)
+        proof = self._view.fences.get(keys.fence(node_id, node.report.boot_id))
+        instances = self._view.instances_on(node_id)
+        now_s = self._clock.monotonic_s()
+        missing_s = None
+        if lease is None:
+            since_s = self._missing_since_s.get(node_id, now_s)
+            missing_s = now_s - since_s if now_s >= since_s else None
+        return NodeSnapshot(
+            node=node_id,
+            condition=node.condition,
+            cordoned=node.cordoned,
+            known_boot_id=node.report.boot_id,
+            lease_boot_id=lease.report.boot_id if lease else node.report.boot_id,
+            lease_missing_s=missing_s,
+            report_changed=lease is not None and differs(node.report, lease.report),
+            guard_armed=node.report.guard_armed,
+            lease_ttl_s=node.report.lease_ttl_s,
+            guard_delay_s=node.report.guard_delay_s,
+            silence=silence,
+            proof=proof.value.kind if proof else None,
+            instances=len(instances),
+            waiting=tuple(i.value.name for i in instances if self._executor.needs_evacuation(i.value)),
+            can_power_off=self._executor.can_power_off(node_id),
+            powering_off=self._executor.is_powering_off(node_id),
+        )

@@ -1,0 +1,174 @@
+"""What failover decides from, and what it can decide. All values; `decide` turns the one into the other."""
+
+from dataclasses import dataclass, replace
+
+from leeward.agent.types import NodeReport
+from leeward_controller.domain.node import NodeCondition, ProofKind
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The bounds that safety rests on; docs/architecture.md derives them.
+
+    `slot_fresh_s`: a storage heartbeat seen within it counts as beating. `margin_s` covers clock rates and scheduling.
+    """
+
+    slot_fresh_s: float = 2.5
+    margin_s: float = 0.5
+    retry_evacuation_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrakePolicy:
+    """When so many nodes look dead that something else is more likely wrong."""
+
+    more_than: int = 1
+    at_least_share: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What observers say of a node's storage heartbeat: the shortest silence any of them measured, and by whom."""
+
+    seconds: float
+    boot_id: str
+    observers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSnapshot:
+    """One node at one moment. `lease_missing_s` is None while its etcd lease is alive.
+
+    `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
+    `report_changed` tells that its heartbeat says something else of the same boot than its record.
+    `instances` counts those recorded on it, `waiting` those of them that no running operation takes care of.
+    """
+
+    node: str
+    condition: NodeCondition
+    cordoned: bool
+    known_boot_id: str
+    lease_boot_id: str
+    lease_missing_s: float | None
+    report_changed: bool
+    guard_armed: bool
+    lease_ttl_s: float
+    guard_delay_s: float
+    silence: Silence | None
+    proof: ProofKind | None
+    instances: int
+    waiting: tuple[str, ...]
+    can_power_off: bool
+    powering_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    """All nodes at one moment, and whether the controllers and the store were well for the last TTL."""
+
+    nodes: tuple[NodeSnapshot, ...]
+    unregistered: tuple[str, ...]
+    unwell: str
+    braked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Make a record for a node that has a heartbeat and none."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetCondition:
+    """Record what a node is now, and why. `adopt_report` also takes over what its heartbeat says of it."""
+
+    node: str
+    condition: NodeCondition
+    reason: str
+    adopt_report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptReport:
+    """Take over into a node's record what its heartbeat says of it now."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordProof:
+    """Persist that a boot of a node is over."""
+
+    node: str
+    boot_id: str
+    kind: ProofKind
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearProof:
+    """Drop the proof for a boot that has come back and holds nothing any more."""
+
+    node: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOff:
+    """Ask the node's BMC to cut the power, as one way to a proof."""
+
+    node: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evacuate:
+    """Restart these instances of a fenced node elsewhere."""
+
+    node: str
+    boot_id: str
+    instances: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrimAllocation:
+    """Free what an emptied node's allocation still holds."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullBrake:
+    """Pause automatic evacuation."""
+
+    reason: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseBrake:
+    """Let automatic evacuation go on."""
+
+
+Decision = (
+    Register
+    | SetCondition
+    | AdoptReport
+    | RecordProof
+    | ClearProof
+    | PowerOff
+    | Evacuate
+    | TrimAllocation
+    | PullBrake
+    | ReleaseBrake
+)
+
+
+def differs(recorded: NodeReport, reported: NodeReport) -> bool:
+    """Whether a report says something that failover rests on and the record does not have; free space is left out."""
+    return _lasting(recorded) != _lasting(reported)
+
+
+def _lasting(report: NodeReport) -> NodeReport:
+    return replace(report, pools=tuple(replace(pool, available_gib=0) for pool in report.pools))

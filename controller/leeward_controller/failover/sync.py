@@ -1,0 +1,148 @@
+"""Keeps the record true to what really runs, for guests that stop or vanish by themselves.
+
+Nova calls this the power state sync. A guest that shut itself down is STOPPED; one that was killed or crashed, or whose
+host was rebooted, is started again where it is. What an operation is doing is never interfered with.
+"""
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from leeward import keys
+from leeward.agent.types import GuestState, GuestStatus, RebootMode, StopCause
+from leeward.clock import Clock
+from leeward.errors import AgentUnavailable, Conflict, LeewardError
+from leeward_controller.domain.instance import Instance, InstanceState
+from leeward_controller.domain.node import NodeCondition
+from leeward_controller.domain.operation import OperationType, RebootArguments
+from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.submit import Requester, Submitter
+from leeward_controller.records import INSTANCES, Commit, Stored
+
+log = structlog.get_logger()
+
+_REQUESTER = Requester(principal="leeward:sync", admin=True)
+_LOOK_AGAIN_S = 15.0
+_RESTART_PAUSE_S = 10.0
+_ALIVE = frozenset({NodeCondition.READY, NodeCondition.CORDONED, NodeCondition.DRAINING, NodeCondition.QUARANTINED})
+
+
+class GuestSync:
+    """Follows the guests of every node that is alive, during one term of leadership."""
+
+    def __init__(self, *, surroundings: Surroundings, submitter: Submitter, leader_epoch: int) -> None:
+        self._surroundings = surroundings
+        self._view = surroundings.view
+        self._clock: Clock = surroundings.clock
+        self._submitter = submitter
+        self._leader_epoch = leader_epoch
+        self._followers: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._not_before_s: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        try:
+            while True:
+                self._tend_followers()
+                await self._clock.sleep(0.5)
+        finally:
+            for task in self._followers.values():
+                task.cancel()
+            await asyncio.gather(*self._followers.values(), return_exceptions=True)
+
+    def _tend_followers(self) -> None:
+        wanted = {
+            (node_id, lease.report.agent_id)
+            for node_id, lease in self._view.leases.items()
+            if (stored := self._view.nodes.get(keys.node(node_id))) is not None
+            and stored.value.condition in _ALIVE
+            and stored.value.report.boot_id == lease.report.boot_id
+        }
+        for key in set(self._followers) - wanted:
+            self._followers.pop(key).cancel()
+        for key in wanted:
+            if key not in self._followers or self._followers[key].done():
+                self._followers[key] = asyncio.ensure_future(self._follow(key[0]))
+
+    async def _follow(self, node_id: str) -> None:
+        lease = self._view.leases.get(node_id)
+        if lease is None:
+            return
+        agent = self._surroundings.agents.at(node=node_id, address=lease.report.address)
+        look = asyncio.ensure_future(self._look_again_and_again(node_id))
+        try:
+            async for status in agent.watch_guests():
+                await self._judge(node_id, status)
+        except LeewardError as error:
+            log.info("sync.stream_ended", node=node_id, why=error.message)
+            await self._clock.sleep(1.0)
+        finally:
+            look.cancel()
+            await asyncio.gather(look, return_exceptions=True)
+
+    async def _look_again_and_again(self, node_id: str) -> None:
+        """Events tell what changed; this finds guests that the host knows nothing of (it was rebooted)."""
+        while True:
+            try:
+                await self._look(node_id)
+            except LeewardError as error:
+                log.info("sync.look_failed", node=node_id, why=error.message)
+            await self._clock.sleep(_LOOK_AGAIN_S)
+
+    async def _look(self, node_id: str) -> None:
+        lease = self._view.leases.get(node_id)
+        if lease is None:
+            raise AgentUnavailable(f"nodes/{node_id} has no heartbeat")
+        agent = self._surroundings.agents.at(node=node_id, address=lease.report.address)
+        known = {status.uid: status for status in await agent.list_guests()}
+        for stored in self._view.instances_on(node_id):
+            instance = stored.value
+            absent = GuestStatus(instance.uid, instance.name, GuestState.ABSENT)
+            await self._judge(node_id, known.get(instance.uid, absent))
+
+    async def _judge(self, node_id: str, status: GuestStatus) -> None:
+        if status.state not in (GuestState.STOPPED, GuestState.ABSENT) or status.stop_cause is StopCause.MIGRATED:
+            return
+        recorded = next((s for s in self._view.instances_on(node_id) if s.value.uid == status.uid), None)
+        if recorded is None or not self._concerns(recorded.value, node_id):
+            return
+        try:
+            await self._mend(node_id, recorded)
+        except LeewardError as error:
+            log.info("sync.not_mended", instance=recorded.value.name, why=error.message)
+
+    def _concerns(self, instance: Instance, node_id: str) -> bool:
+        meant_to_run = instance.state is InstanceState.ACTIVE and not instance.current_operation
+        due = self._clock.monotonic_s() >= self._not_before_s.get(instance.uid, 0.0)
+        return meant_to_run and instance.node == node_id and due
+
+    async def _mend(self, node_id: str, recorded: Stored[Instance]) -> None:
+        """Look again at both sides, record first and guest second, then do what is due."""
+        stored = await self._surroundings.records.get(INSTANCES, recorded.key)
+        lease = self._view.leases.get(node_id)
+        if stored is None or lease is None or not self._concerns(stored.value, node_id):
+            return
+        agent = self._surroundings.agents.at(node=node_id, address=lease.report.address)
+        status = await agent.get_guest(uid=stored.value.uid)
+        if status.state not in (GuestState.STOPPED, GuestState.ABSENT) or status.stop_cause is StopCause.MIGRATED:
+            return
+        if status.stop_cause is StopCause.GUEST:
+            stopped = replace(stored.value, state=InstanceState.STOPPED, update_time=self._clock.now())
+            try:
+                await self._surroundings.records.commit(
+                    Commit().replace(stored, stopped).alive(keys.LEADER, self._leader_epoch)
+                )
+            except Conflict:
+                return  # An operation was faster.
+            log.info("sync.stopped", instance=stored.value.name, node=node_id)
+            return
+        self._not_before_s[stored.value.uid] = self._clock.monotonic_s() + _RESTART_PAUSE_S
+        log.warning("sync.restart", instance=stored.value.name, node=node_id, cause=status.stop_cause)
+        await self._submitter.submit(
+            stored,
+            OperationType.REBOOT,
+            RebootArguments(mode=RebootMode.HARD),
+            _REQUESTER,
+            leader_epoch=self._leader_epoch,
+        )

@@ -1,0 +1,72 @@
+"""What a step sees of the world."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leeward import keys
+from leeward.agent.api import AgentApi
+from leeward.agent.types import Caller, MigrationProgress
+from leeward.clock import Clock, Rng
+from leeward.errors import AgentUnavailable, NodeGone
+from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.operation import Operation
+from leeward_controller.ports import Agents
+from leeward_controller.records import Records
+from leeward_controller.scheduler.placement import PlacementPolicy
+from leeward_controller.view import ClusterView
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all steps share."""
+
+    records: Records
+    view: ClusterView
+    agents: Agents
+    clock: Clock
+    rng: Rng
+    policy: PlacementPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One step's view: the operation and instance as last read, and the means to act on them."""
+
+    operation: Operation
+    instance: Instance
+    caller: Caller
+    surroundings: Surroundings
+    cancelled: asyncio.Event
+    tell_progress: Callable[[MigrationProgress], None]
+
+    @property
+    def view(self) -> ClusterView:
+        """The replica's picture of the cluster."""
+        return self.surroundings.view
+
+    def agent(self, node_id: str) -> AgentApi:
+        """The agent of a node.
+
+        Raises NodeGone when the node's present boot is fenced, AgentUnavailable when its heartbeat is not there.
+        """
+        lease = self.view.leases.get(node_id)
+        if lease is None:
+            if self.is_fenced(node_id):
+                raise NodeGone(f"nodes/{node_id} is fenced")
+            raise AgentUnavailable(f"nodes/{node_id} has no heartbeat")
+        return self.surroundings.agents.at(node=node_id, address=lease.report.address)
+
+    def is_fenced(self, node_id: str) -> bool:
+        """Whether the boot of this node that was last known is proved to be over."""
+        node = self.view.nodes.get(keys.node(node_id))
+        return node is not None and keys.fence(node_id, node.value.report.boot_id) in self.view.fences
+
+    def agent_with_pool(self, pool_id: str, *, preferred: str = "") -> AgentApi:
+        """An agent that has the pool, that of `preferred` if possible. Raises AgentUnavailable."""
+        leases = self.view.leases
+        order = sorted(leases, key=lambda node_id: (node_id != preferred, node_id))
+        for node_id in order:
+            if any(pool.pool_id == pool_id and pool.healthy for pool in leases[node_id].report.pools):
+                return self.surroundings.agents.at(node=node_id, address=leases[node_id].report.address)
+        raise AgentUnavailable(f"no node with a heartbeat has pool {pool_id}")

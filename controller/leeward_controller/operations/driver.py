@@ -1,0 +1,264 @@
+"""Takes one operation from where it stands to its end."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from leeward import keys
+from leeward.agent.types import Caller, MigrationProgress
+from leeward.errors import (
+    Cancelled,
+    Code,
+    Conflict,
+    DeadlineExceeded,
+    LeewardError,
+    NodeGone,
+    NodeUnfit,
+    NoNodeFits,
+    StaleClaim,
+    StoreUnavailable,
+    Unavailable,
+)
+from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.operation import Operation, OperationError, OperationPhase, StepRecord
+from leeward_controller.operations.context import StepContext, Surroundings
+from leeward_controller.operations.library import LIBRARY
+from leeward_controller.operations.recording import Recorder, Superseded
+from leeward_controller.operations.step import Act, Advance, Step
+from leeward_controller.records import INSTANCES, Stored
+
+log = structlog.get_logger()
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+_UNDO_DEADLINE_S = 300.0
+_HISTORY_LENGTH = 64
+_NEVER_ELSEWHERE = (Cancelled, NoNodeFits, NodeUnfit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """When a step was begun, on both clocks."""
+
+    at_s: float
+    time: datetime
+
+
+class Driver:
+    """Drives one operation. `stored` is the record as this driver last wrote or read it."""
+
+    def __init__(
+        self,
+        stored: Stored[Operation],
+        *,
+        surroundings: Surroundings,
+        recorder: Recorder,
+        tell_progress: Callable[[MigrationProgress], None],
+    ) -> None:
+        self.stored = stored
+        self._surroundings = surroundings
+        self._recorder = recorder
+        self._tell_progress = tell_progress
+        self._claim_revision = stored.revision
+        self._definition = LIBRARY[stored.value.type]
+        self._cancelled = asyncio.Event()
+        self.notice(stored)
+
+    def notice(self, seen: Stored[Operation]) -> None:
+        """Take in that a cancellation was asked for."""
+        if seen.value.cancel_requested:
+            self._cancelled.set()
+
+    async def run(self) -> None:
+        """Take steps until the operation has ended. Raises Superseded."""
+        while not self.stored.value.phase.ended:
+            if self.stored.value.phase is OperationPhase.UNDOING:
+                await self._undo_one()
+            else:
+                await self._act_one()
+
+    async def _act_one(self) -> None:
+        step = self._definition.steps[self._definition.index_of(self.stored.value.step)]
+        begun = self._begin()
+        try:
+            if self._may_cancel(step):
+                raise Cancelled("cancelled on request")
+            await self._attempt(
+                step, step.act, deadline_s=step.deadline_s, done=lambda a: self._gone_forward(a, step, begun)
+            )
+        except LeewardError as error:
+            log.info("operation.step_failed", operation=self.stored.value.name, step=step.name, error=error.message)
+            await self._write(self._turned_back(error, step, begun))
+
+    async def _undo_one(self) -> None:
+        step = self._definition.steps[self._definition.index_of(self.stored.value.step)]
+        begun = self._begin()
+        outcome = "undone"
+        try:
+            if step.undo is not None:
+                await self._attempt(
+                    step,
+                    step.undo,
+                    deadline_s=_UNDO_DEADLINE_S,
+                    done=lambda a: self._gone_back(a, step, begun, "undone"),
+                )
+                return
+        except NodeGone as error:
+            outcome = f"nothing to undo: {error.message}"
+        except LeewardError as error:
+            # What is left behind has no run epoch of its own any more; its node's agent clears it when it can.
+            outcome = f"not undone: {error.message}"
+            log.error("operation.undo_failed", operation=self.stored.value.name, step=step.name, error=error.message)
+        await self._write(self._gone_back(Advance(), step, begun, outcome))
+
+    async def _attempt(
+        self, step: Step, act: Act, *, deadline_s: float, done: Callable[[Advance], tuple[Operation, Advance]]
+    ) -> None:
+        """Take a step and record it, again and again while what it needs is away, until its deadline.
+
+        Raises Cancelled (asked for, and the step can be cut off), DeadlineExceeded, or what the step raised.
+        """
+        clock = self._surroundings.clock
+        deadline_at_s = clock.monotonic_s() + deadline_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            context = await self._context(step)
+            try:
+                async with asyncio.timeout(max(0.0, deadline_at_s - clock.monotonic_s())):
+                    advance = await self._cut_off_when_cancelled(step, act(context))
+                await self._write(done(advance))
+                return
+            except TimeoutError:
+                raise DeadlineExceeded(f"{step.name} was not done within {deadline_s:g} s") from None
+            except StaleClaim as error:
+                raise Superseded(error.message) from error
+            except (Unavailable, Conflict) as error:
+                if self._may_cancel(step):
+                    raise Cancelled("cancelled on request") from error
+                if clock.monotonic_s() + pause_s >= deadline_at_s:
+                    raise
+                log.info("operation.step_waits", operation=self.stored.value.name, step=step.name, why=error.message)
+            await clock.sleep(pause_s)
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    def _may_cancel(self, step: Step) -> bool:
+        """Whether a cancellation was asked for and this step can be cut off. Nothing that is being undone can."""
+        return self._cancelled.is_set() and self._interruptible(step)
+
+    def _interruptible(self, step: Step) -> bool:
+        forward = self.stored.value.phase is OperationPhase.RUNNING
+        return forward and not step.handles_cancel and not self._definition.past_commit(step.name)
+
+    async def _cut_off_when_cancelled(self, step: Step, act: Coroutine[Any, Any, Advance]) -> Advance:
+        if not self._interruptible(step):
+            return await act
+        doing = asyncio.ensure_future(act)
+        cancel = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({doing, cancel}, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+        finally:
+            cancel.cancel()
+            doing.cancel()
+            await asyncio.gather(doing, cancel, return_exceptions=True)
+        raise Cancelled("cancelled on request")
+
+    async def _context(self, step: Step) -> StepContext:
+        operation = self.stored.value
+        return StepContext(
+            operation=operation,
+            instance=await self._instance(operation),
+            caller=Caller(operation.name, step.name, self._claim_revision),
+            surroundings=self._surroundings,
+            cancelled=self._cancelled,
+            tell_progress=self._tell_progress,
+        )
+
+    async def _instance(self, operation: Operation) -> Instance:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                found = await self._surroundings.records.get(INSTANCES, keys.instance(operation.instance))
+            except StoreUnavailable:
+                await self._surroundings.clock.sleep(pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+                continue
+            if found is None or found.value.uid != operation.instance_uid:
+                raise Superseded(f"{operation.instance} of {operation.name} is gone")
+            return found.value
+
+    def _begin(self) -> _Beginning:
+        clock = self._surroundings.clock
+        return _Beginning(clock.monotonic_s(), clock.now())
+
+    def _with_history(self, step: Step, begun: _Beginning, outcome: str) -> Operation:
+        operation, clock = self.stored.value, self._surroundings.clock
+        seconds = round(clock.monotonic_s() - begun.at_s, 6)
+        entry = StepRecord(step.name, begun.time, seconds, operation.owner, outcome)
+        history = (*operation.history, entry)[-_HISTORY_LENGTH:]
+        return replace(operation, history=history, update_time=clock.now())
+
+    def _gone_forward(self, advance: Advance, step: Step, begun: _Beginning) -> tuple[Operation, Advance]:
+        new = self._with_history(step, begun, "done")
+        if advance.work is not None:
+            new = replace(new, work=advance.work)
+        following = self._definition.index_of(step.name) + 1
+        if advance.skip_rest or following == len(self._definition.steps):
+            return replace(new, phase=OperationPhase.SUCCEEDED, end_time=new.update_time), advance
+        return replace(new, step=self._definition.steps[following].name), advance
+
+    def _turned_back(self, error: LeewardError, step: Step, begun: _Beginning) -> tuple[Operation, Advance]:
+        new = self._with_history(step, begun, f"{error.specific_reason}: {error.message}")
+        if self._definition.past_commit(step.name):
+            return self._ended(new, OperationError.of(error))
+        return replace(new, phase=OperationPhase.UNDOING, undo_cause=OperationError.of(error)), Advance()
+
+    def _gone_back(self, advance: Advance, step: Step, begun: _Beginning, outcome: str) -> tuple[Operation, Advance]:
+        new = self._with_history(step, begun, outcome)
+        if advance.work is not None:
+            new = replace(new, work=advance.work)
+        index = self._definition.index_of(step.name)
+        if index > 0:
+            return replace(new, step=self._definition.steps[index - 1].name), advance
+        cause = new.undo_cause
+        assert cause is not None
+        if self._goes_elsewhere(new, cause):
+            work = replace(new.work, attempt=new.work.attempt + 1, note=cause.message)
+            return replace(new, phase=OperationPhase.RUNNING, undo_cause=None, work=work), advance
+        ended, end = self._ended(new, cause)
+        return ended, replace(advance, instance=_both(advance.instance, end.instance))
+
+    def _goes_elsewhere(self, operation: Operation, cause: OperationError) -> bool:
+        named = getattr(operation.arguments, "node", "")
+        final = cause.code in (Code.CANCELLED.value, Code.INVALID_ARGUMENT.value) or cause.reason in {
+            kind.reason for kind in _NEVER_ELSEWHERE
+        }
+        room = operation.work.attempt + 1 < self._definition.attempts
+        return room and not named and not final and not operation.cancel_requested
+
+    def _ended(self, operation: Operation, cause: OperationError) -> tuple[Operation, Advance]:
+        cancelled = cause.code == Code.CANCELLED.value
+        phase = OperationPhase.CANCELLED if cancelled else OperationPhase.FAILED
+        ended = replace(operation, phase=phase, error=cause, end_time=operation.update_time)
+        state = self._definition.state_after_failure
+        if state is None:
+            return ended, Advance()
+        return ended, Advance(instance=lambda instance: replace(instance, state=state, fault=cause.message))
+
+    async def _write(self, outcome: tuple[Operation, Advance]) -> None:
+        new, advance = outcome
+        self.stored = await self._recorder.write(self.stored, new, advance)
+        self.notice(self.stored)
+
+
+def _both(
+    first: Callable[[Instance], Instance] | None, second: Callable[[Instance], Instance] | None
+) -> Callable[[Instance], Instance] | None:
+    if first is None or second is None:
+        return first or second
+    return lambda instance: second(first(instance))

@@ -1,0 +1,169 @@
+"""Drives operations: claims those nobody owns, takes their steps, records each, undoes what fails.
+
+An operation is in the store before anything happens, and each finished step is one transaction that also holds what
+the step leads to. A replica that dies leaves its operations at a step; another one finds that their owner's key is
+gone, claims them, and repeats that step, which is safe by what steps promise.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from leeward import keys
+from leeward.agent.types import MigrationProgress
+from leeward.errors import Conflict, LeewardError, StoreIndefinite, StoreUnavailable
+from leeward_controller.domain.operation import Operation
+from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.driver import Driver
+from leeward_controller.operations.recording import Recorder, Superseded
+from leeward_controller.records import Commit, Stored
+
+log = structlog.get_logger()
+ProgressListener = Callable[[str, MigrationProgress], None]
+
+
+class OperationRunner:
+    """Drives the operations of one controller replica."""
+
+    def __init__(self, *, controller_id: str, surroundings: Surroundings) -> None:
+        self.controller_id = controller_id
+        self.progress: dict[str, MigrationProgress] = {}
+        self._surroundings = surroundings
+        self._recorder = Recorder(surroundings)
+        self._registered_revision = 0
+        self._drivers: dict[str, Driver] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._claims: set[asyncio.Task[None]] = set()
+        self._listeners: list[ProgressListener] = []
+        self._draining = False
+        surroundings.view.listen(self._notice)
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Ids of the operations that this replica drives now."""
+        return frozenset(self._tasks)
+
+    def registered(self, *, controller_id: str, create_revision: int) -> None:
+        """This replica's own key stands: operations may be owned under it."""
+        self.controller_id = controller_id
+        self._registered_revision = create_revision
+        self._draining = False
+        self._look_for_orphans()
+
+    async def unregistered(self) -> None:
+        """This replica's key is gone: others take over, so stop driving at once."""
+        self._registered_revision = 0
+        await self._stop_all()
+
+    async def drain(self) -> None:
+        """Stop driving and hand everything over: owners are cleared so that other replicas claim at once."""
+        self._draining = True
+        driven = [driver.stored for driver in self._drivers.values()]
+        await self._stop_all()
+        for stored in driven:
+            try:
+                await self._surroundings.records.commit(Commit().replace(stored, replace(stored.value, owner="")))
+            except (Conflict, StoreUnavailable, StoreIndefinite) as error:
+                log.info("operation.not_handed_over", operation=stored.value.name, error=error.message)
+
+    def owned(self, commit: Commit) -> Commit:
+        """Bind a commit to this replica's registration, so that nothing is owned by a replica that has lost it."""
+        if not self._registered_revision:
+            raise StoreUnavailable("this controller is not registered with the store now", retry_after_s=1.0)
+        return commit.alive(keys.controller(self.controller_id), self._registered_revision)
+
+    def listen(self, listener: ProgressListener) -> Callable[[], None]:
+        """Call `listener(operation id, progress)` for all progress of operations driven here; returns how to stop."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def drive(self, stored: Stored[Operation]) -> None:
+        """Drive an operation that this replica owns as of `stored`."""
+        operation_id = stored.value.id
+        if operation_id in self._tasks or self._draining:
+            return
+        driver = Driver(
+            stored,
+            surroundings=self._surroundings,
+            recorder=self._recorder,
+            tell_progress=lambda progress: self._tell(operation_id, progress),
+        )
+        self._drivers[operation_id] = driver
+        task = asyncio.ensure_future(self._run(driver))
+        self._tasks[operation_id] = task
+        task.add_done_callback(lambda _: self._forget(operation_id))
+
+    async def _run(self, driver: Driver) -> None:
+        operation = driver.stored.value
+        try:
+            await driver.run()
+        except Superseded as error:
+            log.info("operation.superseded", operation=operation.name, why=str(error))
+        except LeewardError as error:
+            log.error("operation.driver_failed", operation=operation.name, error=error.message, exc_info=True)
+
+    def _forget(self, operation_id: str) -> None:
+        self._tasks.pop(operation_id, None)
+        self._drivers.pop(operation_id, None)
+        self.progress.pop(operation_id, None)
+
+    def _tell(self, operation_id: str, progress: MigrationProgress) -> None:
+        self.progress[operation_id] = progress
+        for listener in tuple(self._listeners):
+            listener(operation_id, progress)
+
+    def _notice(self, key: str) -> None:
+        if key.startswith(keys.OPERATIONS):
+            stored = self._surroundings.view.operations.get(key)
+            if stored is None:
+                return
+            if (driver := self._drivers.get(stored.value.id)) is not None:
+                driver.notice(stored)
+            else:
+                self._claim_if_orphan(stored)
+        elif key.startswith(keys.CONTROLLERS):
+            self._look_for_orphans()
+
+    def _look_for_orphans(self) -> None:
+        for stored in tuple(self._surroundings.view.operations.values()):
+            self._claim_if_orphan(stored)
+
+    def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
+        operation, view = stored.value, self._surroundings.view
+        if operation.phase.ended or operation.id in self._tasks or self._draining or not self._registered_revision:
+            return
+        owner_lives = keys.controller(operation.owner) in view.controllers
+        if owner_lives and operation.owner != self.controller_id:
+            return
+        if not view.synced:
+            return
+        task = asyncio.ensure_future(self._claim(stored))
+        self._claims.add(task)
+        task.add_done_callback(self._claims.discard)
+
+    async def _claim(self, stored: Stored[Operation]) -> None:
+        operation = stored.value
+        claimed = replace(operation, owner=self.controller_id, claims=operation.claims + 1)
+        try:
+            revision = await self._surroundings.records.commit(self.owned(Commit().replace(stored, claimed)))
+        except Conflict:
+            return  # Another replica was first.
+        except (StoreUnavailable, StoreIndefinite) as error:
+            log.warning("operation.claim_failed", operation=operation.name, error=error.message)
+            await self._surroundings.clock.sleep(1.0)
+            self._reconsider(stored.key)
+            return
+        log.info("operation.adopted", operation=operation.name, type=operation.type, step=operation.step)
+        self.drive(Stored(stored.key, claimed, revision, stored.create_revision))
+
+    def _reconsider(self, key: str) -> None:
+        if (stored := self._surroundings.view.operations.get(key)) is not None:
+            self._claim_if_orphan(stored)
+
+    async def _stop_all(self) -> None:
+        tasks = [*self._tasks.values(), *self._claims]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,70 @@
+"""What an operation is made of: named steps that observe, act, verify, and may be repeated safely."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from leeward_controller.domain.instance import Instance, InstanceState
+from leeward_controller.domain.node import Reservation
+from leeward_controller.domain.operation import OperationType, Work
+from leeward_controller.operations.context import StepContext
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a step leads to. The runner writes all of it, and that the step is done, in one transaction.
+
+    `instance` maps the instance as it is at that moment to what it becomes, so a step never writes over a change that
+    it has not seen. `reserve` and `release` change what is held on nodes; a reservation is checked against what is
+    there by `fits`, which raises when it is too late.
+    """
+
+    work: Work | None = None
+    instance: Callable[[Instance], Instance] | None = None
+    remove_instance: bool = False
+    reserve_on: str = ""
+    reservation: Reservation | None = None
+    release_from: tuple[str, ...] = ()
+    skip_rest: bool = False
+
+
+Act = Callable[[StepContext], Coroutine[Any, Any, Advance]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `undo` takes back what `act` may have done, also when `act` was cut off half-way.
+
+    A step that `commits` is the point of no return: once it is done the operation only goes forward. One that
+    `handles_cancel` sees `context.cancelled` itself; others are simply stopped when a cancellation comes before the
+    commit point.
+    """
+
+    name: str
+    act: Act
+    undo: Act | None = None
+    deadline_s: float = 60.0
+    commits: bool = False
+    handles_cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One type of operation: its steps in order, and what happens when it cannot succeed."""
+
+    type: OperationType
+    steps: tuple[Step, ...]
+    state_after_failure: InstanceState | None = None
+    attempts: int = 1
+    names: dict[str, int] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.names.update({step.name: index for index, step in enumerate(self.steps)})
+
+    def index_of(self, step: str) -> int:
+        """The position of a step by its name."""
+        return self.names[step]
+
+    def past_commit(self, step: str) -> bool:
+        """Whether the step to take next lies behind the commit point."""
+        return any(earlier.commits for earlier in self.steps[: self.index_of(step)])

@@ -1,0 +1,201 @@
+"""Typed records over the store: one kind a prefix, every write a transaction that compares what was read.
+
+A `Commit` gathers all that one decision changes; it is applied whole, or refused with Conflict. A write whose end is
+not known is resolved by reading the key back: each write bears an id of its own, so it can be recognised. It is never
+sent again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from leeward import keys
+from leeward.clock import Clock, Ids
+from leeward.errors import Conflict, StoreIndefinite, StoreUnavailable
+from leeward.store.port import Condition, CreateRevisionIs, Delete, KeyValue, ModRevisionIs, Mutation, Put, Store
+from leeward_controller.domain.catalog import Flavor, Image
+from leeward_controller.domain.cluster import Brake, Controller, InstanceEvent
+from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
+from leeward_controller.domain.operation import Operation
+from leeward_controller.ports import Codec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A kind of record: its type and the prefix its keys share."""
+
+    type: type[T]
+    prefix: str
+
+
+INSTANCES = Kind(Instance, keys.INSTANCES)
+OPERATIONS = Kind(Operation, keys.OPERATIONS)
+NODES = Kind(Node, keys.NODES)
+ALLOCATIONS = Kind(NodeAllocation, keys.ALLOCATIONS)
+FENCES = Kind(FenceProof, keys.FENCES)
+IMAGES = Kind(Image, keys.IMAGES)
+FLAVORS = Kind(Flavor, keys.FLAVORS)
+EVENTS = Kind(InstanceEvent, keys.EVENTS)
+CONTROLLERS = Kind(Controller, keys.CONTROLLERS)
+BRAKE = Kind(Brake, keys.BRAKE)
+
+ALL_KINDS: tuple[Kind[Any], ...] = (
+    INSTANCES,
+    OPERATIONS,
+    NODES,
+    ALLOCATIONS,
+    FENCES,
+    IMAGES,
+    FLAVORS,
+    EVENTS,
+    CONTROLLERS,
+    BRAKE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[T]):
+    """A record as it was read: `revision` is its mod revision, which is also its etag."""
+
+    key: str
+    value: T
+    revision: int
+    create_revision: int
+
+    @property
+    def etag(self) -> str:
+        """What a client sends back to change exactly this version."""
+        return str(self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Records in the order of their keys, all as of one `revision`. `more` tells that the limit cut the answer."""
+
+    items: tuple[Stored[T], ...]
+    revision: int
+    more: bool
+
+
+class Commit:
+    """The changes of one decision, and what they rest on."""
+
+    def __init__(self) -> None:
+        self.conditions: list[Condition] = []
+        self.puts: list[tuple[str, object, int]] = []
+        self.deletes: list[str] = []
+
+    def create(self, key: str, value: object, *, lease_id: int = 0) -> "Commit":
+        """Write a key that must not exist."""
+        self.conditions.append(ModRevisionIs(key, 0))
+        self.puts.append((key, value, lease_id))
+        return self
+
+    def replace(self, stored: "Stored[T]", value: T) -> "Commit":
+        """Write over a record that must still be as it was read (`revision` 0: must not exist)."""
+        self.conditions.append(ModRevisionIs(stored.key, stored.revision))
+        self.puts.append((stored.key, value, 0))
+        return self
+
+    def put(self, key: str, value: object) -> "Commit":
+        """Write a key, whatever it holds now."""
+        self.puts.append((key, value, 0))
+        return self
+
+    def unchanged(self, stored: "Stored[Any]") -> "Commit":
+        """Require that a record is still as it was read."""
+        self.conditions.append(ModRevisionIs(stored.key, stored.revision))
+        return self
+
+    def alive(self, key: str, create_revision: int) -> "Commit":
+        """Require that a key is still the one created at `create_revision` (a leader key, a replica's own key)."""
+        self.conditions.append(CreateRevisionIs(key, create_revision))
+        return self
+
+    def remove(self, stored: "Stored[Any]") -> "Commit":
+        """Delete a record that must still be as it was read."""
+        self.conditions.append(ModRevisionIs(stored.key, stored.revision))
+        self.deletes.append(stored.key)
+        return self
+
+    def discard(self, key: str) -> "Commit":
+        """Delete a key, whatever it holds."""
+        self.deletes.append(key)
+        return self
+
+
+class Records:
+    """The cluster's state, typed."""
+
+    def __init__(self, *, store: Store, codec: Codec, ids: Ids, clock: Clock) -> None:
+        self.store = store
+        self._codec = codec
+        self._ids = ids
+        self._clock = clock
+
+    async def get(self, kind: Kind[T], key: str) -> Stored[T] | None:
+        """The record at `key`, linearizable, or None. Raises StoreUnavailable."""
+        found = await self.store.get(key)
+        return None if found is None else self.decode(kind, found)
+
+    async def list(
+        self, kind: Kind[T], *, prefix: str = "", limit: int = 0, start_after: str = "", revision: int = 0
+    ) -> Page[T]:
+        """Records whose keys begin with `prefix` (default: all of the kind). Raises StoreUnavailable, Compacted."""
+        found = await self.store.list(prefix or kind.prefix, limit=limit, start_after=start_after, revision=revision)
+        return Page(tuple(self.decode(kind, kv) for kv in found.items), found.revision, found.more)
+
+    def decode(self, kind: Kind[T], found: KeyValue) -> Stored[T]:
+        """A typed record from a key and its value."""
+        value = self._codec.decode(kind.type, found.value)
+        return Stored(found.key, value, found.mod_revision, found.create_revision)
+
+    async def commit(self, commit: Commit) -> int:
+        """Apply all, or nothing. Returns the revision that every record written now has.
+
+        Raises Conflict (a comparison failed), StoreUnavailable (not written), StoreIndefinite (still not known after
+        reading back, because the store does not answer).
+        """
+        write_id = self._ids.new()
+        mutations: list[Mutation] = [
+            Put(key, self._codec.encode(value, write_id=write_id), lease_id) for key, value, lease_id in commit.puts
+        ]
+        mutations += [Delete(key) for key in commit.deletes]
+        try:
+            outcome = await self.store.transact(commit.conditions, mutations)
+        except StoreIndefinite:
+            return await self._resolve(commit.conditions, mutations, write_id)
+        if not outcome.succeeded:
+            raise Conflict("somebody else changed it first; read it again")
+        return outcome.revision
+
+    async def _resolve(self, conditions: Sequence[Condition], mutations: Sequence[Mutation], write_id: str) -> int:
+        """Find out whether a write of ours happened, by looking for its id where it would be.
+
+        When the key still is as the write compared it, the write may yet arrive; the caller then gets StoreIndefinite
+        and observes again. Any later write on the same comparison excludes this one, so nothing can happen twice.
+        """
+        marker = next((m for m in mutations if isinstance(m, Put)), None)
+        if marker is None:
+            raise StoreIndefinite("the store did not answer, and the write left no mark to look for")
+        found = await self._read_back(marker.key)
+        if found is not None and self._codec.write_id(found.value) == write_id:
+            return found.mod_revision
+        compared = next((c.revision for c in conditions if isinstance(c, ModRevisionIs) and c.key == marker.key), None)
+        if compared is not None and (found.mod_revision if found else 0) != compared:
+            raise Conflict("somebody else changed it first; read it again")
+        raise StoreIndefinite("the store did not answer, and it is not known whether the write will happen")
+
+    async def _read_back(self, key: str) -> KeyValue | None:
+        for pause_s in (0.05, 0.2, 0.5, 1.0, 2.0):
+            try:
+                return await self.store.get(key)
+            except StoreUnavailable:
+                await self._clock.sleep(pause_s)
+        try:
+            return await self.store.get(key)
+        except StoreUnavailable as error:
+            raise StoreIndefinite("the store did not answer, and neither did it when asked again") from error

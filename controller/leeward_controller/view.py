@@ -1,0 +1,214 @@
+"""A replica's picture of the cluster, fed by one watch.
+
+It serves decisions that a transaction checks again anyway (placement, failover, who owns an operation), and never a
+client's read. It lags the store by a watch's delay, and `synced` tells whether it is being fed at all.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from leeward import keys
+from leeward.agent.types import NodeReport
+from leeward.clock import Clock
+from leeward.errors import Compacted, DataLoss, StoreUnavailable
+from leeward.store.port import Change, KeyValue, Store
+from leeward_controller.domain.cluster import Brake, Controller
+from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
+from leeward_controller.domain.operation import Operation
+from leeward_controller.ports import Codec
+from leeward_controller.records import (
+    ALLOCATIONS,
+    BRAKE,
+    CONTROLLERS,
+    FENCES,
+    INSTANCES,
+    NODES,
+    OPERATIONS,
+    Kind,
+    Stored,
+)
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+_WATCHED: tuple[Kind[Any], ...] = (ALLOCATIONS, BRAKE, CONTROLLERS, FENCES, INSTANCES, NODES, OPERATIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A node's heartbeat key as it stands: the report in it, and when this incarnation of it was created."""
+
+    report: NodeReport
+    create_revision: int
+    mod_revision: int
+
+
+class ClusterView:
+    """All records that decisions need, by key; each a `Stored`. Read-only for everybody else."""
+
+    def __init__(self, *, store: Store, codec: Codec, clock: Clock) -> None:
+        self._store = store
+        self._codec = codec
+        self._clock = clock
+        self._tables: dict[str, dict[str, Stored[Any]]] = {kind.prefix: {} for kind in _WATCHED}
+        self.leases: dict[str, Lease] = {}
+        self.leader: KeyValue | None = None
+        self.revision = 0
+        self.synced = False
+        self.last_trouble_s = float("-inf")
+        self._by_node: dict[str, set[str]] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def instances(self) -> dict[str, Stored[Instance]]:
+        """By key."""
+        return self._tables[INSTANCES.prefix]
+
+    @property
+    def operations(self) -> dict[str, Stored[Operation]]:
+        """By key; those that ended stay until they are collected."""
+        return self._tables[OPERATIONS.prefix]
+
+    @property
+    def nodes(self) -> dict[str, Stored[Node]]:
+        """By key."""
+        return self._tables[NODES.prefix]
+
+    @property
+    def allocations(self) -> dict[str, Stored[NodeAllocation]]:
+        """By key."""
+        return self._tables[ALLOCATIONS.prefix]
+
+    @property
+    def controllers(self) -> dict[str, Stored[Controller]]:
+        """By key."""
+        return self._tables[CONTROLLERS.prefix]
+
+    @property
+    def fences(self) -> dict[str, Stored[FenceProof]]:
+        """By key."""
+        return self._tables[FENCES.prefix]
+
+    @property
+    def brake(self) -> Stored[Brake] | None:
+        """The brake on evacuation, when it is on."""
+        return self._tables[BRAKE.prefix].get(keys.BRAKE)
+
+    def instances_on(self, node_id: str) -> list[Stored[Instance]]:
+        """The instances recorded on a node, in the order of their names."""
+        return [self.instances[key] for key in sorted(self._by_node.get(node_id, ()))]
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(key)` after each change that was taken in; it must be quick and must not raise."""
+        self._listeners.append(listener)
+
+    async def wait_for(self, condition: Callable[[], bool], *, timeout_s: float) -> bool:
+        """Wait until `condition` holds, looking again after each change; False when the time is up."""
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while not condition():
+            remaining_s = deadline_s - self._clock.monotonic_s()
+            if remaining_s <= 0:
+                return False
+            changed = self._changed
+            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
+            waiter = asyncio.ensure_future(changed.wait())
+            try:
+                await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeper.cancel()
+                waiter.cancel()
+        return True
+
+    async def run(self) -> None:
+        """Follow the store until cancelled: lists anew when history is gone, waits while the store is not there."""
+        while True:
+            try:
+                await self._follow()
+            except Compacted:
+                log.info("view.relist", reason="history compacted")
+            except StoreUnavailable as error:
+                self._trouble()
+                log.warning("view.store_unavailable", error=error.message)
+                await self._clock.sleep(0.5)
+
+    async def _follow(self) -> None:
+        listed = await self._store.list(keys.ROOT)
+        self._replace_all(listed.items, listed.revision)
+        async with self._store.watch(keys.ROOT, from_revision=listed.revision + 1) as batches:
+            async for batch in batches:
+                for change in batch.changes:
+                    self._take(change)
+                self.revision = batch.revision
+                if batch.changes:
+                    self._wake([change.key for change in batch.changes])
+
+    def _trouble(self) -> None:
+        self.synced = False
+        self.last_trouble_s = self._clock.monotonic_s()
+
+    def _replace_all(self, items: tuple[KeyValue, ...], revision: int) -> None:
+        before = {key for table in self._tables.values() for key in table} | set(map(keys.lease, self.leases))
+        for table in self._tables.values():
+            table.clear()
+        self.leases.clear()
+        self._by_node.clear()
+        self.leader = None
+        for kv in items:
+            self._take(Change(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease_id))
+        self.revision = revision
+        self.synced = True
+        self._wake(sorted(before | {kv.key for kv in items}))
+
+    def _take(self, change: Change) -> None:
+        if change.key == keys.LEADER:
+            self.leader = None if change.value is None else _key_value(change, change.value)
+        elif change.key.startswith(keys.LEASES):
+            self._take_lease(change)
+        else:
+            for kind in _WATCHED:
+                if change.key.startswith(kind.prefix):
+                    self._take_record(kind, change)
+                    return
+
+    def _take_lease(self, change: Change) -> None:
+        node_id = change.key.removeprefix(keys.LEASES)
+        if change.value is None:
+            self.leases.pop(node_id, None)
+            return
+        try:
+            report = self._codec.decode_report(change.value)
+        except DataLoss as error:
+            # A node can write what it likes to its own key; that must not stop the controllers from seeing the rest.
+            log.warning("view.heartbeat_unreadable", node=node_id, error=error.message)
+            self.leases.pop(node_id, None)
+            return
+        self.leases[node_id] = Lease(report, change.create_revision, change.mod_revision)
+
+    def _take_record(self, kind: Kind[Any], change: Change) -> None:
+        table = self._tables[kind.prefix]
+        before = table.pop(change.key, None)
+        if kind is INSTANCES and before is not None:
+            self._by_node.get(before.value.node, set()).discard(change.key)
+        if change.value is None:
+            return
+        value = self._codec.decode(kind.type, change.value)
+        table[change.key] = Stored(change.key, value, change.mod_revision, change.create_revision)
+        if kind is INSTANCES and value.node:
+            self._by_node.setdefault(value.node, set()).add(change.key)
+
+    def _wake(self, changed: list[str]) -> None:
+        for key in changed:
+            for listener in self._listeners:
+                listener(key)
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+
+def _key_value(change: Change, value: bytes) -> KeyValue:
+    return KeyValue(change.key, value, change.create_revision, change.mod_revision, change.lease_id)
