@@ -25,7 +25,7 @@ from leeward.agent.types import (
     SlotObservation,
 )
 from leeward.clock import Clock
-from leeward.errors import FailedPrecondition, HypervisorError, NotFound, StaleRunEpoch, WrongState
+from leeward.errors import FailedPrecondition, HypervisorError, InvalidArgument, NotFound, StaleRunEpoch, WrongState
 from leeward_agent import console
 from leeward_agent.domain.checks import check_spec
 from leeward_agent.domain.right import check_right
@@ -146,8 +146,11 @@ class Agent:
     ) -> ImageFile:
         return await self._pool(pool_id).store_image(digest=digest, format=format, size_bytes=size_bytes, chunks=chunks)
 
-    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
-        return self._pool(pool_id).read_image(digest=digest, offset=offset)
+    async def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
+        if offset < 0:
+            raise InvalidArgument.field("offset", "must not be negative")
+        async for chunk in self._pool(pool_id).read_image(digest=digest, offset=offset):
+            yield chunk
 
     async def delete_image(self, *, pool_id: str, digest: str) -> None:
         await self._pool(pool_id).delete_image(digest=digest)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from leeward.agent import convert
+from leeward.agent.client import SEND_BYTES
 from leeward.agent.v1 import agent_pb2 as pb
 from leeward.agent.v1 import agent_pb2_grpc
 from leeward.errors import InvalidArgument
@@ -59,7 +60,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             digest=first.header.digest,
             format=convert.disk_format_from_wire(first.header.format),
             size_bytes=first.header.size_bytes,
-            chunks=_image_chunks(request_iterator),
+            chunks=_image_chunks(request_iterator, context),
         )
         return pb.StoreImageResponse(image=convert.image_to_wire(image))
 
@@ -144,7 +145,11 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         await self._tunnels.serve(request_iterator, context)
 
 
-async def _image_chunks(requests: AsyncIterator[pb.StoreImageRequest]) -> AsyncGenerator[bytes, None]:
+async def _image_chunks(
+    requests: AsyncIterator[pb.StoreImageRequest], context: _Context
+) -> AsyncGenerator[bytes, None]:
+    """The bytes, asked for when they are first wanted: a client is not made to send an image that is there already."""
+    await context.send_initial_metadata((SEND_BYTES,))
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidArgument.field("chunk", "must be all that follows the header")

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
 
-from leeward.agent.client import GrpcAgentClient, TunnelCall, connect_agent
+from leeward.agent.client import GrpcAgentClient, connect_agent
 from leeward.agent.types import MigrationDestination
 from leeward.agent.v1 import agent_pb2 as pb
 from leeward.errors import LeewardError, StorageError
@@ -117,24 +117,15 @@ async def _carry(connection: socket.socket, peer: GrpcAgentClient, header: pb.Tu
     """One connection, to its end. Where it fails, closing it tells the program behind it."""
     log = _log.bind(uid=header.uid, target=pb.TunnelTarget.Name(header.target))
     with contextlib.closing(connection):
-        call = peer.open_tunnel(timeout_s=_LONGEST_TUNNEL_S)
         try:
-            with peer.errors(acts=False):
+            async with peer.tunnel(timeout_s=_LONGEST_TUNNEL_S) as call:
+                frames = aiter(call)
                 await call.write(pb.TunnelFrame(header=header))
                 # The destination's word that it is connected; an error of it shows here too.
-                await anext(aiter(call), None)
-                traffic = await splice(connection, send=call.write, frames=_frames(call))
+                await anext(frames, None)
+                traffic = await splice(connection, send=call.write, frames=frames)
                 await call.done_writing()
         except LeewardError as error:
             log.warning("tunnel broke off", error=error.message)
-        except asyncio.InvalidStateError:
-            log.warning("tunnel broke off", error="the destination ended it")
         else:
             log.info("tunnel ended", sent_bytes=traffic.from_socket_bytes, received_bytes=traffic.to_socket_bytes)
-        finally:
-            call.cancel()
-
-
-async def _frames(call: TunnelCall) -> AsyncIterator[pb.TunnelFrame]:
-    async for frame in call:
-        yield frame

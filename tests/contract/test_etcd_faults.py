@@ -36,7 +36,9 @@ def root() -> str:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    with etcd_cluster(Path(tmp_path_factory.mktemp("three")), members=3) as cluster:
+    # With etcd's default of 1 s, an election takes 1.3 to 3 s, which leaves little of a lease of 5 s.
+    options = ["--election-timeout", "500"]
+    with etcd_cluster(Path(tmp_path_factory.mktemp("three")), members=3, options=options) as cluster:
         yield cluster
 
 

@@ -1,8 +1,7 @@
 """AgentApi over gRPC."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,10 +24,11 @@ from leeward.agent.types import (
 )
 from leeward.agent.v1 import agent_pb2 as pb
 from leeward.agent.v1 import agent_pb2_grpc
-from leeward.errors import AgentIndefinite, AgentUnavailable
+from leeward.errors import AgentIndefinite, AgentUnavailable, Unavailable
 from leeward.identity import agent_server_name
 from leeward.rpc.channel import make_channel
 from leeward.rpc.client_errors import rpc_errors
+from leeward.rpc.client_streams import stream_errors
 from leeward.tls import TlsMaterial
 
 TunnelCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.TunnelFrame, pb.TunnelFrame]"
@@ -36,6 +36,9 @@ TunnelCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.TunnelFrame, pb.TunnelFram
 _Response = TypeVar("_Response")
 
 _MIB = 1024 * 1024
+
+SEND_BYTES = ("leeward-send-bytes", "1")
+"""In the initial metadata of StoreImage: the agent has accepted the header, and wants the image's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class GrpcAgentClient:
 
     def __init__(self, channel: grpc.aio.Channel, *, node: str, deadlines: Deadlines | None = None) -> None:
         self._stub: agent_pb2_grpc.AgentServiceAsyncStub = agent_pb2_grpc.AgentServiceStub(channel)
-        self._node = node
+        self._peer = f"the agent of {node}"
         self._deadlines = deadlines or Deadlines()
 
     async def describe_node(self) -> NodeReport:
@@ -96,8 +99,11 @@ class GrpcAgentClient:
         seconds = self._deadlines.act_s + size_bytes / _MIB / self._deadlines.slowest_image_mib_s
         call = self._stub.StoreImage(timeout=seconds)
         try:
-            with self.errors(acts=True):
-                await _send_image(call, header, chunks)
+            async with self._stream_errors(call, acts=True):
+                await call.write(pb.StoreImageRequest(header=header))
+                # Before that word the agent may answer that the image is there already, or refuse the header.
+                if SEND_BYTES in tuple(await call.initial_metadata()):
+                    await _send_image(call, chunks)
                 answer = await call
         finally:
             # Where the source of the bytes failed, the agent must not wait for the rest; else this does nothing.
@@ -185,33 +191,37 @@ class GrpcAgentClient:
         answer = await self._ask(lambda t: self._stub.ReadConsole(request, timeout=t))
         return convert.console_from_wire(answer)
 
-    def open_tunnel(self, *, timeout_s: float) -> TunnelCall:
-        """One migration connection to this agent, to be written and read by the caller, an agent itself.
+    @asynccontextmanager
+    async def tunnel(self, *, timeout_s: float) -> AsyncGenerator[TunnelCall, None]:
+        """One migration connection to this agent, to be written and read inside the block, by an agent.
 
-        The call raises gRPC's own errors when it is read or written; `errors` around that maps them.
+        What gRPC raises inside comes out as AgentUnavailable, or as the agent's own error.
         """
-        return self._stub.Tunnel(timeout=timeout_s)
+        call = self._stub.Tunnel(timeout=timeout_s)
+        try:
+            async with self._stream_errors(call, acts=False):
+                yield call
+        finally:
+            call.cancel()
 
-    def errors(self, *, acts: bool) -> AbstractContextManager[None]:
-        """Around the use of a call: what gRPC raises comes out as this client's methods raise it."""
-        return rpc_errors(
-            f"the agent of {self._node}",
-            unreachable=AgentUnavailable,
-            lost=AgentIndefinite if acts else AgentUnavailable,
-        )
+    def _errors(self, *, acts: bool) -> AbstractContextManager[None]:
+        return rpc_errors(self._peer, unreachable=AgentUnavailable, lost=_lost(acts=acts))
+
+    def _stream_errors(self, call: grpc.aio.Call, *, acts: bool) -> AbstractAsyncContextManager[None]:
+        return stream_errors(call, self._peer, unreachable=AgentUnavailable, lost=_lost(acts=acts))
 
     async def _ask(self, send: Callable[[float], Awaitable[_Response]]) -> _Response:
-        with self.errors(acts=False):
+        with self._errors(acts=False):
             return await send(self._deadlines.read_s)
 
     async def _act(self, send: Callable[[], Awaitable[_Response]]) -> _Response:
-        with self.errors(acts=True):
+        with self._errors(acts=True):
             return await send()
 
     async def _stream(
         self, send: "Callable[[], grpc.aio.UnaryStreamCall[Any, _Response]]", *, acts: bool
     ) -> AsyncGenerator[_Response, None]:
-        with self.errors(acts=acts):
+        with self._errors(acts=acts):
             call = send()
             try:
                 async for answer in call:
@@ -221,19 +231,16 @@ class GrpcAgentClient:
 
 
 async def _send_image(
-    call: "grpc.aio.StreamUnaryCall[pb.StoreImageRequest, pb.StoreImageResponse]",
-    header: pb.StoreImageHeader,
-    chunks: AsyncIterator[bytes],
+    call: "grpc.aio.StreamUnaryCall[pb.StoreImageRequest, pb.StoreImageResponse]", chunks: AsyncIterator[bytes]
 ) -> None:
-    try:
-        await call.write(pb.StoreImageRequest(header=header))
-        async for chunk in chunks:
-            for start in range(0, len(chunk), _MIB):
-                await call.write(pb.StoreImageRequest(chunk=chunk[start : start + _MIB]))
-        await call.done_writing()
-    except asyncio.InvalidStateError:
-        # The agent has answered before the end: the image is there already, or was refused. Awaiting the call tells.
-        return
+    async for chunk in chunks:
+        for start in range(0, len(chunk), _MIB):
+            await call.write(pb.StoreImageRequest(chunk=chunk[start : start + _MIB]))
+    await call.done_writing()
+
+
+def _lost(*, acts: bool) -> type[Unavailable]:
+    return AgentIndefinite if acts else AgentUnavailable
 
 
 @asynccontextmanager

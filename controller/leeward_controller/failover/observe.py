@@ -34,28 +34,41 @@ class SlotObservers:
         self._clock = clock
 
     async def silences(self, missing: frozenset[str]) -> dict[str, Silence]:
-        """For each missing node that shares a pool with an observer: the shortest silence that any observer tells.
+        """For each missing node: the shortest silence that any observer tells of any pool it shares with others.
 
-        A silence was true when the observer answered, and has only grown since, so it is never overstated. Nodes that
-        nobody could tell of are left out.
+        Its guests are legitimate while its slot beats in *one* shared pool, so a node is left out unless somebody could
+        tell of each of them. A silence was true when the observer answered, and has only grown since, so it is never
+        overstated.
         """
-        observers = self._choose_observers(missing)
+        shared = {node: self._shared_pools(node) for node in missing}
+        observers = self._choose_observers(frozenset().union(*shared.values()))
         answers = await asyncio.gather(*(self._ask(observer) for observer in observers))
-        return _shortest((seen for answer in answers for seen in answer), missing)
+        seen = [one for answer in answers for one in answer]
+        judged = ((node, _shortest(seen, node, pools)) for node, pools in shared.items())
+        return {node: silence for node, silence in judged if silence is not None}
 
-    def _choose_observers(self, missing: frozenset[str]) -> list[str]:
-        pools = {
-            pool.pool_id
-            for stored in self._view.nodes.values()
-            if stored.value.node in missing
-            for pool in stored.value.report.pools
-        }
-        able = [
-            node_id
-            for node_id, lease in sorted(self._view.leases.items())
-            if any(pool.healthy and pool.pool_id in pools for pool in lease.report.pools)
-        ]
-        return able[:_OBSERVERS]
+    def _shared_pools(self, node_id: str) -> frozenset[str]:
+        own: frozenset[str] = frozenset()
+        others: frozenset[str] = frozenset()
+        for stored in self._view.nodes.values():
+            pools = frozenset(pool.pool_id for pool in stored.value.report.pools)
+            if stored.value.node == node_id:
+                own = pools
+            else:
+                others |= pools
+        return own & others
+
+    def _choose_observers(self, pools: frozenset[str]) -> list[str]:
+        """A few for each pool, so that one that answers late or not at all does not hold up the judgement."""
+        chosen: dict[str, None] = {}
+        for pool_id in sorted(pools):
+            able = [
+                node_id
+                for node_id, lease in sorted(self._view.leases.items())
+                if any(pool.healthy and pool.pool_id == pool_id for pool in lease.report.pools)
+            ]
+            chosen.update(dict.fromkeys(able[:_OBSERVERS]))
+        return list(chosen)
 
     async def _ask(self, observer: str) -> tuple[_Seen, ...]:
         agent = self._agents.at(node=observer, address=self._view.leases[observer].report.address)
@@ -69,14 +82,10 @@ class SlotObservers:
         return tuple(_Seen(observer, observation) for observation in observations)
 
 
-def _shortest(seen: Iterable[_Seen], missing: frozenset[str]) -> dict[str, Silence]:
-    by_node: dict[str, list[_Seen]] = {}
-    for one in seen:
-        if one.observation.node in missing:
-            by_node.setdefault(one.observation.node, []).append(one)
-    silences = {}
-    for node, all_seen in by_node.items():
-        least = min(all_seen, key=lambda one: one.observation.silent_s)
-        observers = tuple(sorted({one.observer for one in all_seen}))
-        silences[node] = Silence(least.observation.silent_s, least.observation.boot_id, observers)
-    return silences
+def _shortest(seen: Iterable[_Seen], node: str, pools: frozenset[str]) -> Silence | None:
+    mine = [one for one in seen if one.observation.node == node and one.observation.pool_id in pools]
+    if not mine or {one.observation.pool_id for one in mine} != pools:
+        return None
+    least = min(mine, key=lambda one: one.observation.silent_s)
+    observers = tuple(sorted({one.observer for one in mine}))
+    return Silence(least.observation.silent_s, least.observation.boot_id, observers)

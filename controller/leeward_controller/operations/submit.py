@@ -81,14 +81,9 @@ class Submitter:
         operation = self._new(instance.value, wanted, arguments, requester)
         if (earlier := await self._earlier(operation)) is not None:
             return earlier
-        running = await self._running(instance.value)
-        narrowed = None
-        if isinstance(arguments, RebootArguments) and arguments.mode is RebootMode.SOFT:
-            narrowed = SOFT_REBOOT_FROM
-        kind = running.value.type if running else None
-        interrupts = check_allowed(instance.value, wanted, running=kind, narrowed=narrowed)
+        running = await self.check(instance.value, wanted, arguments)
         commit = Commit()
-        if interrupts and running is not None:
+        if running is not None:
             operation = replace(operation, predecessor=running.value.name)
             commit.replace(running, replace(running.value, cancel_requested=True))
         key = keys.operation(operation.id)
@@ -104,6 +99,24 @@ class Submitter:
             raise
         self._runner.drive(Stored(key, operation, revision, revision))
         return operation
+
+    async def check(self, instance: Instance, wanted: OperationType, arguments: Arguments) -> Stored[Operation] | None:
+        """The running operation that this one would interrupt, if any. Raises WrongState, OperationRunning."""
+        running = await self._running(instance)
+        narrowed = None
+        if isinstance(arguments, RebootArguments) and arguments.mode is RebootMode.SOFT:
+            narrowed = SOFT_REBOOT_FROM
+        kind = running.value.type if running else None
+        return running if check_allowed(instance, wanted, running=kind, narrowed=narrowed) else None
+
+    async def repeated(self, requester: Requester) -> Operation | None:
+        """The operation that this very request started before, if it did; whatever has become of its instance since.
+
+        Raises InvalidArgument when its `request_id` was used for another request.
+        """
+        if not requester.request_id:
+            return None
+        return await self._by_request(requester)
 
     async def cancel(self, operation_id: str, requester: Requester) -> None:
         """Ask a running operation to stop. Whether it still can is told by how it ends.
@@ -152,13 +165,17 @@ class Submitter:
         """The operation that the same request started before. Raises InvalidArgument when it asked something else."""
         if not operation.request_id:
             return None
-        stored = await self._records.get(OPERATIONS, keys.operation(operation.id))
+        requester = Requester(operation.requested_by, operation.request_id, operation.request_fingerprint)
+        return await self._by_request(requester)
+
+    async def _by_request(self, requester: Requester) -> Operation | None:
+        stored = await self._records.get(OPERATIONS, keys.operation(_operation_id(requester)))
         if stored is None:
             return None
-        if stored.value.request_fingerprint != operation.request_fingerprint:
+        if stored.value.request_fingerprint != requester.fingerprint:
             raise InvalidArgument.field(
                 "request_id",
-                f"{operation.request_id!r} was used for another request, {stored.value.name}; use a new id",
+                f"{requester.request_id!r} was used for another request, {stored.value.name}; use a new id",
             )
         return stored.value
 

@@ -46,6 +46,9 @@ KILL_DEADLINE_S = 45.0
 # A guest whose QEMU hangs must not hold up everyone who asks for its state.
 JOB_QUERY_PATIENCE_S = 2.0
 EVENT_RETRY_S = 0.5
+JOB_EVENT_TIMEOUT_S = 1.0
+# No event tells that a migration has ended on its destination.
+MIGRATING_LOOK_AGAIN_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -233,6 +236,8 @@ class LibvirtHypervisor:
         told: dict[str, GuestStatus] = {}
         while True:
             changed = await subscription.next()
+            if subscription.closed:
+                return
             try:
                 statuses = await self._statuses(changed, known=list(told))
             except HypervisorError as error:
@@ -242,6 +247,8 @@ class LibvirtHypervisor:
                 await self._clock.sleep(EVENT_RETRY_S)
                 continue
             for status in statuses:
+                if status.migrating:
+                    asyncio.get_running_loop().call_later(MIGRATING_LOOK_AGAIN_S, subscription.add, status.uid)
                 if told.get(status.uid) != status:
                     told[status.uid] = status
                     yield status
@@ -253,14 +260,11 @@ class LibvirtHypervisor:
         return [*present.values(), *(absent(uid) for uid in known if uid not in present)]
 
     def _new_run(self, uid: str, *, timeout_s: float) -> MigrationRun:
-        def final_stats() -> Stats:
-            return self._events.take_job(uid) or {}
-
         calls = MigrationCalls(
             status=partial(self.get_guest, uid),
             stats=partial(self._stats, uid),
             abort=partial(self._abort, uid),
-            final_stats=final_stats,
+            final_stats=partial(self._events.take_job, uid, timeout_s=JOB_EVENT_TIMEOUT_S),
         )
         run = MigrationRun(uid, calls, clock=self._clock, timeout_s=timeout_s)
         self._migrations[uid] = run

@@ -29,6 +29,7 @@ class Subscription:
 
     changed: set[str] = field(default_factory=set)
     everything: bool = False
+    closed: bool = False
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, uid: str | None) -> None:
@@ -39,8 +40,13 @@ class Subscription:
             self.changed.add(uid)
         self._wakeup.set()
 
+    def close(self) -> None:
+        """No more changes will come."""
+        self.closed = True
+        self._wakeup.set()
+
     async def next(self) -> set[str] | None:
-        """Wait for changes, and take them: the guests' uids, or None for all guests."""
+        """Wait for changes or the end, and take them: the guests' uids, or None for all guests."""
         await self._wakeup.wait()
         self._wakeup.clear()
         changed, everything = self.changed, self.everything
@@ -59,7 +65,7 @@ class EventHub:
         self._lost = asyncio.Event()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._reboots: dict[str, set[asyncio.Event]] = {}
-        self._awaited_jobs: dict[str, dict[str, int] | None] = {}
+        self._awaited_jobs: dict[str, asyncio.Future[dict[str, int]]] = {}
         self._connected = asyncio.Event()
 
     def start(self) -> None:
@@ -101,14 +107,21 @@ class EventHub:
 
     def await_job(self, uid: str) -> None:
         """Keep the statistics of the guest's next job when it ends, until `take_job`."""
-        self._awaited_jobs[uid] = None
+        self.start()
+        self._awaited_jobs[uid] = asyncio.get_running_loop().create_future()
 
-    def take_job(self, uid: str) -> dict[str, int] | None:
-        """The statistics of the job that ended since `await_job`, and stop waiting for one."""
-        return self._awaited_jobs.pop(uid, None)
+    async def take_job(self, uid: str, *, timeout_s: float) -> dict[str, int]:
+        """The statistics of the job that ended since `await_job`; empty when none came within `timeout_s`."""
+        job = self._awaited_jobs.pop(uid, None)
+        if job is None:
+            return {}
+        await asyncio.wait([job], timeout=timeout_s)
+        return job.result() if job.done() else {}
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; every listener's wait ends."""
+        for subscription in list(self._subscriptions):
+            subscription.close()
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
@@ -156,8 +169,9 @@ class EventHub:
         self, _connection: VirConnect, domain: VirDomain, stats: dict[str, int], _opaque: object
     ) -> None:
         def keep(uid: str) -> None:
-            if uid in self._awaited_jobs:
-                self._awaited_jobs[uid] = stats
+            job = self._awaited_jobs.get(uid)
+            if job is not None and not job.done():
+                job.set_result(stats)
 
         self._from_thread(domain, keep)
 

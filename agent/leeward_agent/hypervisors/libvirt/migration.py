@@ -25,7 +25,7 @@ class MigrationCalls:
     status: Callable[[], Awaitable[GuestStatus]]
     stats: Callable[[], Awaitable[Stats | None]]  # None when no migration job runs.
     abort: Callable[[], Awaitable[None]]
-    final_stats: Callable[[], Stats]
+    final_stats: Callable[[], Awaitable[Stats]]  # Of the job that has ended; empty when not told.
 
 
 class MigrationRun:
@@ -142,7 +142,7 @@ class MigrationRun:
         last = replace(self._progress, elapsed_ms=self._elapsed_ms())
         moved = status.state is GuestState.ABSENT or status.stop_cause is StopCause.MIGRATED
         if moved:
-            return self._completed(last)
+            return await self._completed(last)
         if status.state is GuestState.STOPPED:
             return replace(
                 last, phase=MigrationPhase.FAILED, error=f"the guest stopped here ({status.stop_cause}): {error}"
@@ -155,8 +155,9 @@ class MigrationRun:
             error += " (the guest is paused here)"
         return replace(last, phase=MigrationPhase.FAILED, error=error)
 
-    def _completed(self, last: MigrationProgress) -> MigrationProgress:
-        final = self._calls.final_stats()
+    async def _completed(self, last: MigrationProgress) -> MigrationProgress:
+        # A migration that had ended before anybody looked left no statistics to wait for.
+        final = await self._calls.final_stats() if last.memory_total_bytes else {}
         if final:
             last = replace(
                 progress_of(final),

@@ -97,12 +97,18 @@ def is_migrating(connection: VirConnect, uid: str) -> bool:
 
 
 def job_stats(domain: VirDomain) -> dict[str, int] | None:
-    """Statistics of the migration job that runs, by libvirt's field names; None when there is none."""
+    """Statistics of the migration job that runs, by libvirt's field names; None when there is none.
+
+    The destination of a migration has none to tell, and gets an empty dictionary.
+    """
     try:
         stats: dict[str, int] = domain.jobStats()
     except libvirt.libvirtError as error:
         if error.get_error_code() in _GONE:
             return None
+        # "migration statistics are available only on the source host"
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return {}
         raise
     if stats.get("type", 0) not in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
         return None

@@ -43,8 +43,8 @@ class Cursor:
             raise _ended(message)
         if message.created:
             return None
-        if not message.events and not message.fragment and not self._held:
-            return self._bookmark(message)
+        if not message.events:
+            return None if self._held else self._bookmark(message)
         changes = self._held + [convert.change(e) for e in message.events if e.kv.mod_revision > self._given_out]
         self._held = []
         if message.fragment and changes:

@@ -12,6 +12,12 @@ from leeward.store.etcd.tls import EtcdTls
 # A member without a leader answers with an error at once, instead of letting the call wait.
 METADATA = (("hasleader", "true"),)
 
+_SETTLED = (
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
+
 # A page of a list is at most 500 values of at most 1.5 MiB.
 _MAX_MESSAGE_BYTES = 1 << 30
 
@@ -46,6 +52,15 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def is_cancelled() -> bool:
+    """Whether a CancelledError means what it says.
+
+    gRPC raises one also in tasks that nobody cancelled, when the call was cancelled or its channel closed.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Member:
     """A channel to one endpoint. It connects when first used and again by itself whenever the connection is lost."""
 
@@ -55,17 +70,16 @@ class Member:
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 
-    async def connect(self, *, timeout_s: float) -> None:
-        """Return once there is a connection. Raises StoreUnavailable, in which case nothing was sent."""
+    async def settle(self, *, timeout_s: float) -> None:
+        """Return once there is a connection, or none to be had now: the next call then fails at once and says why.
+
+        Raises StoreUnavailable when neither is clear in time. Nothing is sent.
+        """
         channel = self._open_channel()
         try:
             async with asyncio.timeout(timeout_s):
-                state = channel.get_state(try_to_connect=True)
-                while state is not grpc.ChannelConnectivity.READY:
-                    if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                        raise StoreUnavailable(f"{self.endpoint} does not accept connections")
+                while (state := channel.get_state(try_to_connect=True)) not in _SETTLED:
                     await channel.wait_for_state_change(state)
-                    state = channel.get_state(try_to_connect=True)
         except TimeoutError:
             raise StoreUnavailable(f"{self.endpoint} did not accept a connection in {timeout_s:.1f} s") from None
         except grpc.aio.UsageError:
@@ -85,9 +99,7 @@ class Member:
         except grpc.aio.AioRpcError as error:
             raise translate(error, what=what) from None
         except asyncio.CancelledError:
-            # Closing the channel cancels its calls without anybody having cancelled this task.
-            task = asyncio.current_task()
-            if self._closed and (task is None or not task.cancelling()):
+            if self._closed and not is_cancelled():
                 raise StoreIndefinite(f"{what}: the store was closed") from None
             raise
 

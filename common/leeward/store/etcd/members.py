@@ -69,7 +69,7 @@ class Members:
 
         Raises StoreUnavailable when none answered within `deadline_s`, and at once what a member refused it with.
         """
-        race = _Race(attempt, attempt_s=attempt_s, hedge_after_s=hedge_after_s)
+        race = _Race(attempt, clock=self._clock, attempt_s=attempt_s, hedge_after_s=hedge_after_s)
         give_up_at = self._clock.monotonic_s() + deadline_s
         try:
             while (left_s := give_up_at - (now := self._clock.monotonic_s())) > 0:
@@ -102,7 +102,7 @@ class Members:
             self._check_open()
             for member in self.in_order():
                 try:
-                    await member.connect(timeout_s=CONNECT_S)
+                    await member.settle(timeout_s=CONNECT_S)
                     return await attempt(member, WRITE_S)
                 except StoreUnavailable as error:
                     failures.append(error.message)
@@ -127,10 +127,11 @@ class Members:
 class _Race(Generic[T]):
     """One call, being tried on some of the members at once."""
 
-    def __init__(self, attempt: Attempt[T], *, attempt_s: float, hedge_after_s: float) -> None:
+    def __init__(self, attempt: Attempt[T], *, clock: Clock, attempt_s: float, hedge_after_s: float) -> None:
         self.running: dict[asyncio.Task[T], Member] = {}
         self.failures: list[str] = []
         self._attempt = attempt
+        self._clock = clock
         self._attempt_s = attempt_s
         self._hedge_after_s = hedge_after_s
         self._ask_next_at = float("-inf")
@@ -152,7 +153,7 @@ class _Race(Generic[T]):
         """Attempts that have ended; empty when it is time to ask somebody else."""
         timeout_s = min(left_s, self._ask_next_at - now if self._ask_next_at > now else _PAUSE_S)
         if not self.running:
-            await asyncio.sleep(timeout_s)
+            await self._clock.sleep(timeout_s)
             return []
         done, _ = await asyncio.wait(self.running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         # In the order in which they were asked, not in a set's.

@@ -9,7 +9,7 @@ from leeward.errors import StoreUnavailable
 from leeward.etcd.v1 import etcd_pb2 as pb
 from leeward.store.etcd import convert, methods
 from leeward.store.etcd.failures import translate
-from leeward.store.etcd.member import Member
+from leeward.store.etcd.member import Member, is_cancelled
 
 # After so long without a message the member is asked for a sign of life.
 _QUIET_S = 1.0
@@ -52,19 +52,20 @@ class WatchStream:
 
         Raises Silent, or what `failures.translate` makes of an error.
         """
-        if self._call is None:
+        call, reading = self._call, self._reading
+        if call is None:
             raise StoreUnavailable(f"{self._what}: closed")
-        if self._reading is None:
+        if reading is None:
             self._quiet_since = self._clock.monotonic_s()
             self._asked_at = None
-            self._reading = asyncio.create_task(self._read(self._call))
-        if self._asked_at is None and not await self._arrived(self._reading, by=self._quiet_since + _QUIET_S):
+            reading = self._reading = asyncio.create_task(self._read(call))
+        if self._asked_at is None and not await self._arrived(reading, by=self._quiet_since + _QUIET_S):
             ping = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
-            await self._write(self._call, ping, timeout_s=_WRITE_S)
+            await self._write(call, ping, timeout_s=_WRITE_S)
             self._asked_at = self._clock.monotonic_s()
-        if self._asked_at is not None and not await self._arrived(self._reading, by=self._asked_at + patience_s):
+        if self._asked_at is not None and not await self._arrived(reading, by=self._asked_at + patience_s):
             raise Silent(f"{self._what}: no sign of life in {_QUIET_S + patience_s:.1f} s")
-        reading, self._reading = self._reading, None
+        self._reading = None
         return reading.result()
 
     async def _arrived(self, reading: asyncio.Task[pb.WatchResponse], *, by: float) -> bool:
@@ -87,7 +88,8 @@ class WatchStream:
         except grpc.aio.AioRpcError as error:
             raise translate(error, what=self._what) from None
         except asyncio.CancelledError:
-            # Nobody cancels this task: the call was ended, by `close` or with its channel.
+            if is_cancelled():
+                raise
             raise StoreUnavailable(f"{self._what}: closed") from None
         if not isinstance(message, pb.WatchResponse):
             raise StoreUnavailable(f"{self._what}: the member ended the stream")
@@ -101,5 +103,9 @@ class WatchStream:
             raise Silent(f"{self._what}: took no message in {timeout_s:.1f} s") from None
         except grpc.aio.AioRpcError as error:
             raise translate(error, what=self._what) from None
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            raise StoreUnavailable(f"{self._what}: closed") from None
         except asyncio.InvalidStateError:
             raise StoreUnavailable(f"{self._what}: the stream has ended") from None

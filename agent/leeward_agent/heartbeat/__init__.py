@@ -1,0 +1,1 @@
+"""How a host shows that it is alive, and how its guard learns until when that holds."""

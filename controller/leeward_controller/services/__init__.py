@@ -1,0 +1,1 @@
+"""What the public API does, free of protobuf and gRPC: one module a resource."""

@@ -1,0 +1,189 @@
+"""Agents in this process, over simulated hypervisors and a pool in memory; reached directly or over loopback."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+
+from fakehv import FakeHv, World
+from leeward.agent.api import AgentApi
+from leeward.agent.client import connect_agent
+from leeward.agent.types import MigrationDestination, SlotObservation
+from leeward.clock import RandomIds, SystemClock
+from leeward.identity import Role
+from leeward.pki import init_ca
+from leeward_agent.claims import FileClaims
+from leeward_agent.console import log_path
+from leeward_agent.core import Agent, NodeIdentity
+from leeward_agent.ports import MigrationRoute, MigrationTransport
+from leeward_agent.reconcile import Reconciler
+from leeward_agent.server import AgentServer
+from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents
+from leeward_agent.tunnel_server import TunnelServer
+
+
+class FixedVitals:
+    """Heartbeats that a test owns."""
+
+    guard_armed = True
+
+    def __init__(self) -> None:
+        self.legitimate = True
+
+    def may_start_guests(self, pool_id: str) -> bool:
+        return self.legitimate
+
+    async def observe_slots(self) -> tuple[SlotObservation, ...]:
+        return ()
+
+
+class DirectRoutes:
+    """Migrations within one process need no tunnel."""
+
+    def __init__(self, hosts: "dict[str, AgentHost]") -> None:
+        self._hosts = hosts
+
+    @asynccontextmanager
+    async def open(
+        self, *, operation: str, uid: str, destination: MigrationDestination
+    ) -> AsyncIterator[MigrationRoute]:
+        nowhere = Path("/nonexistent")
+        yield MigrationRoute(
+            peer=self._hosts[destination.node].agent, transport=MigrationTransport(nowhere, nowhere, nowhere)
+        )
+
+
+class AgentHost:
+    """One simulated host: its agent may be restarted, its guests run on."""
+
+    def __init__(self, lab: "AgentLab", node: str, pools: Sequence[MemoryPoolContents]) -> None:
+        self.node = node
+        self.address = "127.0.0.1:0"
+        self.vitals = FixedVitals()
+        self.hypervisor = FakeHv(lab.world, node)
+        self.directory = lab.directory / node
+        self._lab = lab
+        self._pools = [MemoryPool(contents, lab.clock, node=node) for contents in pools]
+        self._life = AsyncExitStack()
+        self.agent: Agent
+        self.api: AgentApi
+
+    async def start(self) -> None:
+        """A new agent on this host."""
+        lab = self._lab
+        identity = NodeIdentity(
+            node=self.node,
+            boot_id="boot",
+            agent_id=lab.ids.new(),
+            address=self.address,
+            lease_ttl_s=5,
+            guard_delay_s=1,
+            console_directory=self.directory / "console",
+            labels={"rack": "r1"},
+        )
+        self.agent = Agent(
+            identity,
+            hypervisor=self.hypervisor,
+            pools=self._pools,
+            claims=FileClaims(self.directory / "claims", ids=lab.ids),
+            vitals=self.vitals,
+            routes=DirectRoutes(lab.hosts),
+            clock=lab.clock,
+        )
+        self._life.push_async_callback(self.agent.drain, 1)
+        events = asyncio.create_task(self.agent.run_events())
+        self._life.push_async_callback(_cancelled, events)
+        await asyncio.sleep(0)
+        self.api = await self._reach() if lab.transport != "core" else self.agent
+
+    async def _reach(self) -> AgentApi:
+        lab = self._lab
+        mutual_tls = lab.transport == "grpc-mtls"
+        tunnels = TunnelServer(
+            libvirt_socket=Path("/nonexistent"),
+            socket_directory=self.directory,
+            read_run_epoch=self._pools[0].read_run_epoch if self._pools else _nobody,
+            check_caller=lambda node: None,
+        )
+        server = AgentServer(
+            self.agent,
+            tunnels,
+            addresses=[self.address],
+            tls=lab.ca.issue(Role.AGENT, self.node) if mutual_tls else None,
+            ids=lab.ids,
+        )
+        await server.start()
+        self.address = f"127.0.0.1:{server.ports[0]}"
+        self._life.push_async_callback(server.drain, 1)
+        tls = lab.ca.issue(Role.CONTROLLER, "control-1") if mutual_tls else None
+        return await self._life.enter_async_context(connect_agent(self.node, self.address, tls))
+
+    async def restart(self) -> None:
+        """The agent's process ends, and another one starts."""
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        await self._life.aclose()
+
+    def reconciler(self) -> Reconciler: ...
+
+    def ignore_acpi(self, uid: str) -> None:
+        """The guest no longer reacts to its power button."""
+        self.hypervisor.ignore_acpi = True
+
+    def shut_downs(self, uid: str) -> int:
+        """How often its power button was pressed."""
+        return self.hypervisor.presses
+
+    def slow_migrations(self) -> None:
+        """Migrations away from here take long enough to do something meanwhile."""
+        self.hypervisor.steps = 10_000
+
+    def write_console(self, uid: str, data: bytes) -> None:
+        """The guest writes to its serial console."""
+        path = log_path(self.directory / "console", uid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+class AgentLab:
+    """Hosts that share one pool and one world. `transport`: "core", "grpc" or "grpc-mtls"."""
+
+    def __init__(self, directory: Path, *, transport: str) -> None:
+        self.directory = directory
+        self.transport = transport
+        self.clock = SystemClock()
+        self.ids = RandomIds()
+        self.world = World()
+        self.pool = MemoryPoolContents("pool")
+        self.ca = init_ca(directory / "ca")
+        self.hosts: dict[str, AgentHost] = {}
+
+    async def add(self, node: str, *, pools: Sequence[MemoryPoolContents] | None = None) -> AgentHost:
+        """A new host with its agent running."""
+        host = AgentHost(self, node, [self.pool] if pools is None else pools)
+        self.hosts[node] = host
+        await host.start()
+        return host
+
+    async def __aenter__(self) -> "AgentLab":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for host in self.hosts.values():
+            await host.stop()
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _nobody(uid: str) -> None:
+    return None
