@@ -58,7 +58,7 @@ class NodeIdentity:
 class Agent:
     """One host's agent; the port `leeward.agent.api.AgentApi` says what each method promises.
 
-    `run_events` must be running for watches and soft reboots.
+    `run_events` must be running for watches.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Agent:
         self._pools = {pool.pool_id: pool for pool in pools}
         self._vitals = vitals
         self._events = GuestEvents(hypervisor, clock=clock)
-        self._power = Power(hypervisor, self._events, clock=clock)
+        self._power = Power(hypervisor, clock=clock)
         self._turns = Turns(claims)
         self._migrations = Migrations(hypervisor, self._power, routes, clock=clock)
         self._clock = clock

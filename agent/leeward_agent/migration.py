@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
 import structlog
@@ -19,7 +19,7 @@ from leeward.agent.types import (
 )
 from leeward.clock import Clock
 from leeward.errors import AgentUnavailable, InternalError, LeewardError, WrongState
-from leeward_agent.ports import Hypervisor, MigrationRoute, Peer, Routes
+from leeward_agent.ports import Hypervisor, Peer, Routes
 from leeward_agent.power import Power, in_memory
 
 _log = structlog.get_logger(__name__)
@@ -164,19 +164,29 @@ class Migrations:
             operation=request.operation, uid=job.uid, destination=request.destination
         ) as route:
             await _check_destination(route.peer, request)
-            outcome = await self._run(job, request, route)
-            job.tell(await self._settle(job.uid, route.peer, outcome, was=before.state))
-
-    async def _run(self, job: MigrationJob, request: MigrationRequest, route: MigrationRoute) -> MigrationProgress:
-        """Let the hypervisor do it, telling all but the outcome, which is answered."""
-        progress = MigrationProgress(MigrationPhase.PREPARING)
-        try:
-            async for progress in self._hypervisor.migrate(
+            moments = self._hypervisor.migrate(
                 request.spec,
                 destination=request.destination.node,
                 transport=route.transport,
                 limits=request.limits,
-            ):
+            )
+            outcome = await self._follow(job, moments)
+            job.tell(await self._settle(job.uid, route.peer, outcome, was=before.state))
+
+    async def _rejoin(self, job: MigrationJob, request: MigrationRequest) -> None:
+        """A migration that an earlier life of this agent began: follow it, then look who has the guest."""
+        moments = self._hypervisor.follow_migration(job.uid, timeout_s=request.limits.timeout_s)
+        outcome = await self._follow(job, moments)
+        async with self._routes.open(
+            operation=request.operation, uid=job.uid, destination=request.destination
+        ) as route:
+            job.tell(await self._settle(job.uid, route.peer, outcome, was=GuestState.RUNNING))
+
+    async def _follow(self, job: MigrationJob, moments: AsyncIterator[MigrationProgress]) -> MigrationProgress:
+        """Tell all but the outcome, which is answered."""
+        progress = MigrationProgress(MigrationPhase.PREPARING)
+        try:
+            async for progress in moments:
                 if progress.phase not in _ENDS:
                     job.tell(progress)
         except LeewardError as error:
@@ -184,26 +194,6 @@ class Migrations:
         if progress.phase not in _ENDS:
             return replace(progress, phase=MigrationPhase.FAILED, error="the hypervisor told no outcome")
         return progress
-
-    async def _rejoin(self, job: MigrationJob, request: MigrationRequest) -> None:
-        """A migration that an earlier life of this agent began: wait for its end, then look who has the guest."""
-        deadline_s = self._clock.monotonic_s() + request.limits.timeout_s
-        while (status := await self._hypervisor.get_guest(job.uid)).migrating:
-            if self._clock.monotonic_s() >= deadline_s:
-                await self.cancel(job.uid)
-                deadline_s += _SETTLE_TIMEOUT_S
-            job.tell(MigrationProgress(MigrationPhase.COPYING))
-            await self._clock.sleep(_POLL_S)
-        moved = status.stop_cause is StopCause.MIGRATED
-        outcome = (
-            MigrationProgress(MigrationPhase.COMPLETED)
-            if moved
-            else MigrationProgress(MigrationPhase.FAILED, error="the agent was restarted while it migrated the guest")
-        )
-        async with self._routes.open(
-            operation=request.operation, uid=job.uid, destination=request.destination
-        ) as route:
-            job.tell(await self._settle(job.uid, route.peer, outcome, was=GuestState.RUNNING))
 
     async def _settle(self, uid: str, peer: Peer, outcome: MigrationProgress, *, was: GuestState) -> MigrationProgress:
         """The outcome after looking at both ends: what the hypervisor says can be wrong when a connection broke.

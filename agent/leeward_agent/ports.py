@@ -30,7 +30,10 @@ class HostCapacity:
 
 @dataclass(frozen=True, slots=True)
 class MigrationTransport:
-    """Unix sockets on the source host that lead, through the agents, to the destination's libvirt and QEMU."""
+    """Unix sockets on the source host that lead, through the agents, to the destination's libvirt and QEMU.
+
+    libvirt knows one path for both memory sockets: with it, they are the same path on the two hosts.
+    """
 
     libvirt_socket: Path
     memory_socket: Path
@@ -56,10 +59,7 @@ class Hypervisor(Protocol):
         ...
 
     def events(self) -> AsyncIterator[GuestStatus]:
-        """Each change of a guest's state from now on, as the hypervisor reports it.
-
-        A guest that resets or reboots itself is reported too, as it is afterwards: RUNNING once more.
-        """
+        """Each change of a guest's state from now on; first, and after a gap, every guest may be told."""
         ...
 
     async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
@@ -74,8 +74,8 @@ class Hypervisor(Protocol):
         """End the guest at once. No error when it does not run."""
         ...
 
-    async def reboot(self, uid: str, mode: RebootMode) -> None:
-        """SOFT: ask by ACPI, return at once. HARD: reset at once."""
+    async def reboot(self, uid: str, mode: RebootMode, *, timeout_s: float = 0.0) -> bool:
+        """SOFT: ask by ACPI, wait at most `timeout_s`, and say whether the guest was restarted. HARD: reset at once."""
         ...
 
     async def resume(self, uid: str) -> None:
@@ -89,7 +89,18 @@ class Hypervisor(Protocol):
     def migrate(
         self, spec: GuestSpec, *, destination: str, transport: MigrationTransport, limits: MigrationLimits
     ) -> AsyncIterator[MigrationProgress]:
-        """Live-migrate; yields progress at least four times a second, ends with COMPLETED, FAILED or CANCELLED."""
+        """Live-migrate; yields progress at least four times a second, ends with COMPLETED, FAILED or CANCELLED.
+
+        Joins the migration of this guest when one runs already. Leaving the iterator does not stop it. Raises
+        HypervisorError when the guest does not run here, or the outcome is not known.
+        """
+        ...
+
+    def follow_migration(self, uid: str, *, timeout_s: float = 3600.0) -> AsyncIterator[MigrationProgress]:
+        """As `migrate`, for a migration that runs already, whoever started it; starts none.
+
+        When none runs, the outcome is read from the guest: COMPLETED if it is gone from here, else FAILED.
+        """
         ...
 
     async def cancel_migration(self, uid: str) -> None:
@@ -100,8 +111,8 @@ class Hypervisor(Protocol):
         """Note the epoch by which the guest runs from now on in its definition. No error when it is not known."""
         ...
 
-    async def paused_by_io_error(self, uid: str) -> bool:
-        """Whether the guest stands still because its disk could not be read or written. False for a migration's end."""
+    async def paused_by_io_error(self) -> tuple[str, ...]:
+        """The guests that stand still because their disk could not be read or written, in order of uid."""
         ...
 
     async def definition(self, uid: str) -> str:

@@ -1,13 +1,11 @@
 """Stopping, killing and restarting a guest: observe, act, verify."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from leeward.agent.types import GuestState, GuestStatus, RebootMode
 from leeward.clock import Clock
 from leeward.errors import FailedPrecondition, HypervisorError, WrongState
-from leeward_agent.guest_events import GuestEvents, Listener
 from leeward_agent.ports import Hypervisor
 
 Check = Callable[[], None]
@@ -26,9 +24,8 @@ def in_memory(status: GuestStatus) -> bool:
 class Power:
     """Acts on guests of one hypervisor. Every wait has a bound."""
 
-    def __init__(self, hypervisor: Hypervisor, events: GuestEvents, *, clock: Clock) -> None:
+    def __init__(self, hypervisor: Hypervisor, *, clock: Clock) -> None:
         self._hypervisor = hypervisor
-        self._events = events
         self._clock = clock
 
     async def stop(self, uid: str, *, grace_period_s: float, check: Check) -> GuestStatus:
@@ -66,30 +63,27 @@ class Power:
         if not in_memory(status) or status.migrating:
             raise WrongState(f"guest {uid} cannot be rebooted: it is {_story(status)}")
         if mode is RebootMode.SOFT and status.state is GuestState.RUNNING:
-            with self._events.listening() as listener:
-                await self._hypervisor.reboot(uid, RebootMode.SOFT)
-                if await self._rebooted(uid, listener, timeout_s=timeout_s, check=check):
-                    return RebootMode.SOFT
+            if await self._rebooted(uid, timeout_s=timeout_s, check=check):
+                return RebootMode.SOFT
+            status = await self._hypervisor.get_guest(uid)
+            if not in_memory(status):
+                raise FailedPrecondition(f"guest {uid} shut down instead of rebooting: it is {_story(status)}")
         check()
         await self._hypervisor.reboot(uid, RebootMode.HARD)
         if (await self._hypervisor.get_guest(uid)).state is GuestState.PAUSED:
             await self._hypervisor.resume(uid)
         return RebootMode.HARD
 
-    async def _rebooted(self, uid: str, listener: Listener, *, timeout_s: float, check: Check) -> bool:
-        """Whether the guest came up again by itself in time. Raises FailedPrecondition when it went down for good."""
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-            check()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, _POLL_S)):
-                    change = await listener.next()
-                if change.uid == uid and change.state is GuestState.RUNNING:
-                    return True
-            status = await self._hypervisor.get_guest(uid)
-            if not in_memory(status):
-                raise FailedPrecondition(f"guest {uid} shut down instead of rebooting: it is {_story(status)}")
-        return False
+    async def _rebooted(self, uid: str, *, timeout_s: float, check: Check) -> bool:
+        """Whether the guest restarted itself in time."""
+        rebooting = asyncio.create_task(self._hypervisor.reboot(uid, RebootMode.SOFT, timeout_s=timeout_s))
+        try:
+            while not rebooting.done():
+                check()
+                await asyncio.wait((rebooting,), timeout=_POLL_S)
+            return rebooting.result()
+        finally:
+            rebooting.cancel()
 
     async def _until_gone(self, uid: str, *, timeout_s: float, check: Check) -> GuestStatus:
         """The guest once it has no process any more, or as it is after `timeout_s`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from leeward.agent.types import GuestState, GuestStatus
+from leeward.agent.types import GuestStatus
 from leeward.clock import Clock, Ids
 from leeward.errors import LeewardError, StorageError
 from leeward_agent.domain.right import has_lost_right
@@ -92,20 +92,21 @@ class Reconciler:
         """Look at every guest once."""
         try:
             guests = await self._hypervisor.list_guests()
+            held_up = frozenset(await self._hypervisor.paused_by_io_error())
         except LeewardError as error:
             _log.warning("guests cannot be listed", error=error.message)
             return
         for status in guests:
             try:
-                await self._look_at(status)
+                await self._look_at(status, held_up=status.uid in held_up)
             except LeewardError as error:
                 _log.warning("a guest could not be reconciled", uid=status.uid, error=error.message)
 
-    async def _look_at(self, status: GuestStatus) -> None:
+    async def _look_at(self, status: GuestStatus, *, held_up: bool) -> None:
         record = await highest_record(self._pools, status.uid)
         if record is not None and has_lost_right(status, record, node=self._node):
             await self._turns.run_unclaimed(status.uid, lambda: self._put_aside(status.uid))
-        elif status.state is GuestState.PAUSED and await self._hypervisor.paused_by_io_error(status.uid):
+        elif held_up:
             await self._turns.run_unclaimed(status.uid, lambda: self._let_run_on(status.uid))
 
     async def _put_aside(self, uid: str) -> None:
@@ -135,7 +136,7 @@ class Reconciler:
         log.warning("a leftover was put aside")
 
     async def _let_run_on(self, uid: str) -> None:
-        if not await self._hypervisor.paused_by_io_error(uid):
+        if uid not in await self._hypervisor.paused_by_io_error():
             return
         for pool in self._pools:
             # A guest is resumed only when its disk can be read again: resuming it earlier would pause it at once.

@@ -112,13 +112,17 @@ class ControllerCore:
         broom = Housekeeping(surroundings=self._surroundings, leader_epoch=epoch)
         return (failover.run, sync.run, broom.run)
 
+    def abandon(self) -> None:
+        """Make the end of `run` that of a killed process: the keys are not given up but wait for their leases."""
+        self._registration.abandon()
+        self.leadership.abandon()
+
     async def run(self) -> None:
-        """Serve until cancelled; then hand operations over and give up the keys. Any part that fails ends all."""
+        """Serve until cancelled; then give up the keys, upon which other replicas take over this one's operations.
+
+        Any part that fails ends all.
+        """
         async with asyncio.TaskGroup() as group:
-            view = group.create_task(self.view.run())
-            registration = group.create_task(self._registration.run())
-            leadership = group.create_task(self.leadership.run())
-            try:
-                await asyncio.gather(view, registration, leadership)
-            finally:
-                await self.runner.drain()
+            group.create_task(self.view.run())
+            group.create_task(self._registration.run())
+            group.create_task(self.leadership.run())

@@ -53,6 +53,10 @@ class Leadership:
         """Campaign and lead until cancelled."""
         await self._key.run()
 
+    def abandon(self) -> None:
+        """Leave the key to its lease, as a killed process does."""
+        self._key.abandon()
+
     async def _wait_until_free(self) -> None:
         while not self._view.synced or self._view.leader is not None:
             await self._view.wait_for(lambda: self._view.synced and self._view.leader is None, timeout_s=1.0)

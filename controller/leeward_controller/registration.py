@@ -46,6 +46,10 @@ class HeldKey:
         self._wait_until_free = wait_until_free
         self._lease_id = 0
 
+    def abandon(self) -> None:
+        """Leave the key to its lease, as a killed process does."""
+        self._lease_id = 0
+
     async def run(self) -> None:
         """Hold the key until cancelled; then give it up at once."""
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -73,9 +73,7 @@ async def a(lab: AgentLab) -> AgentHost:
 
 
 async def store(api: AgentApi) -> None:
-    await api.store_image(
-        pool_id="pool", digest=DIGEST, format=DiskFormat.RAW, size_bytes=len(IMAGE), chunks=chunks()
-    )
+    await api.store_image(pool_id="pool", digest=DIGEST, format=DiskFormat.RAW, size_bytes=len(IMAGE), chunks=chunks())
 
 
 async def start(api: AgentApi, run_epoch: int = 1) -> GuestStatus:
@@ -85,9 +83,13 @@ async def start(api: AgentApi, run_epoch: int = 1) -> GuestStatus:
     return await api.start_guest(caller(), spec=spec(run_epoch))
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until_refused(api: AgentApi, stale: Caller) -> None:
     async with asyncio.timeout(_WAIT_S):
-        while not holds():
+        while True:
+            try:
+                await api.cancel_migration(stale, uid=UID)
+            except StaleClaim:
+                return
             await asyncio.sleep(0.01)
 
 
@@ -218,9 +220,10 @@ async def test_a_superseded_caller_is_refused(a: AgentHost) -> None:
 async def test_a_newer_claim_ends_an_older_wait(a: AgentHost) -> None:
     await start(a.api)
     a.ignore_acpi(UID)
-    waiting = asyncio.create_task(a.api.stop_guest(caller(), uid=UID, grace_period_s=3600))
-    await until(lambda: a.shut_downs(UID) > 0)
-    status = await a.api.stop_guest(caller(11), uid=UID, grace_period_s=0)
+    waiting = asyncio.create_task(a.api.stop_guest(caller(12), uid=UID, grace_period_s=3600))
+    # Once the agent has admitted it, an older claim than its own is refused.
+    await until_refused(a.api, caller(11))
+    status = await a.api.stop_guest(caller(13), uid=UID, grace_period_s=0)
     assert status.state is GuestState.STOPPED
     with pytest.raises(StaleClaim):
         await waiting
@@ -251,7 +254,8 @@ async def test_a_watch_tells_what_is_and_what_changes(a: AgentHost) -> None:
     async with aclosing(a.api.watch_guests()) as changes, asyncio.timeout(_WAIT_S):  # type: ignore[type-var]
         assert (await anext(changes)).state is GuestState.RUNNING
         await a.api.stop_guest(caller(), uid=UID, grace_period_s=0)
-        assert (await anext(changes)).state is GuestState.STOPPED
+        while (await anext(changes)).state is not GuestState.STOPPED:
+            pass
 
 
 async def test_a_console_is_read_in_pieces(a: AgentHost) -> None:
@@ -286,16 +290,21 @@ async def test_a_spec_that_could_mean_anything_else_is_refused(a: AgentHost, wro
 
 
 async def migrate(source: AgentHost, destination: AgentHost, operation: str = "operations/m") -> MigrationProgress:
-    last: MigrationProgress | None = None
-    async for last in source.api.migrate_guest(
+    moments = source.api.migrate_guest(
         caller(operation=operation),
         spec=spec(),
         destination=MigrationDestination(destination.node, destination.address),
         limits=MigrationLimits(),
-    ):
-        pass
-    assert last is not None
-    return last
+    )
+    return [moment async for moment in moments][-1]
+
+
+async def until_migrating(api: AgentApi) -> None:
+    async with asyncio.timeout(_WAIT_S):
+        while True:
+            if (await api.get_guest(uid=UID)).migrating:
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_a_migration_moves_the_guest_and_its_outcome_is_remembered(a: AgentHost, lab: AgentLab) -> None:
@@ -320,9 +329,7 @@ async def test_a_cancelled_migration_leaves_the_guest_where_it_was(a: AgentHost,
     await start(a.api)
     a.slow_migrations()
     moving = asyncio.create_task(migrate(a, b))
-    async with asyncio.timeout(_WAIT_S):
-        while not (await a.api.get_guest(uid=UID)).migrating:
-            await asyncio.sleep(0.01)
+    await until_migrating(a.api)
     with pytest.raises(WrongState, match="being migrated"):
         await migrate(a, b, "operations/other")
     await a.api.cancel_migration(caller(), uid=UID)
@@ -336,9 +343,7 @@ async def test_stopping_a_migrating_guest_ends_the_migration_first(a: AgentHost,
     await start(a.api)
     a.slow_migrations()
     moving = asyncio.create_task(migrate(a, b))
-    async with asyncio.timeout(_WAIT_S):
-        while not (await a.api.get_guest(uid=UID)).migrating:
-            await asyncio.sleep(0.01)
+    await until_migrating(a.api)
     assert (await a.api.stop_guest(caller(11), uid=UID, grace_period_s=0)).state is GuestState.STOPPED
     assert (await moving).phase is MigrationPhase.CANCELLED
 

@@ -18,7 +18,7 @@ from tests.support.proxy import cutting_proxy
 from leeward.clock import SystemClock
 from leeward.errors import LeaseNotFound, StoreIndefinite, StoreUnavailable
 from leeward.store.etcd import EtcdStore
-from leeward.store.port import Change, Put, Store, WatchBatch
+from leeward.store.port import Change, ModRevisionIs, Put, Store, WatchBatch
 
 pytestmark = pytest.mark.etcd
 
@@ -251,6 +251,29 @@ async def test_a_write_whose_answer_does_not_come_is_indefinite_and_not_repeated
         assert after.revision <= before.revision + 2
         with pytest.raises(LeaseNotFound):
             await store.keep_alive(lease_id + 1)
+
+
+async def test_a_write_that_comes_late_cannot_undo_one_made_since(three: EtcdCluster, root: str) -> None:
+    """A paused member carries out what it was sent when it resumes, however long ago its client gave up."""
+    three.wait_until_healthy()
+    leader = three.leader()
+    follower = next(member for member in three.members if member is not leader)
+    key = root + "a"
+    async with connected(first_in_use(three, follower)) as store:
+        first = await store.transact([], [Put(key, b"first")])
+        follower.pause()
+        try:
+            with pytest.raises(StoreIndefinite):
+                await store.transact([ModRevisionIs(key, first.revision)], [Put(key, b"late")])
+            assert (await store.transact([ModRevisionIs(key, first.revision)], [Put(key, b"since")])).succeeded
+        finally:
+            follower.resume()
+    three.wait_until_healthy()
+    async with connected([follower.endpoint]) as store:
+        await store.transact([], [Put(root + "b", b"")])
+        found = await store.get(key)
+        assert found is not None
+        assert found.value == b"since"
 
 
 async def test_a_connection_that_breaks_in_mid_write_is_indefinite(one: EtcdCluster, root: str) -> None:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from fakehv import FakeHv, World
 from leeward.agent.api import AgentApi
 from leeward.agent.client import connect_agent
 from leeward.agent.types import MigrationDestination, SlotObservation
@@ -17,11 +17,16 @@ from leeward.pki import init_ca
 from leeward_agent.claims import FileClaims
 from leeward_agent.console import log_path
 from leeward_agent.core import Agent, NodeIdentity
+from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
+from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
+from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.ports import MigrationRoute, MigrationTransport
-from leeward_agent.reconcile import Reconciler
+from leeward_agent.reconcile import Quarantine, Reconciler
 from leeward_agent.server import AgentServer
-from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents
+from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents, PoolFault
 from leeward_agent.tunnel_server import TunnelServer
+
+_TIMING = SimulatedTiming(start_s=0.01, shutdown_s=0.05, step_s=0.02)
 
 
 class FixedVitals:
@@ -62,7 +67,8 @@ class AgentHost:
         self.node = node
         self.address = "127.0.0.1:0"
         self.vitals = FixedVitals()
-        self.hypervisor = FakeHv(lab.world, node)
+        self.machine = lab.world.add_host(node, clock=lab.clock, timing=_TIMING)
+        self.hypervisor = SimulatedHypervisor(self.machine)
         self.directory = lab.directory / node
         self._lab = lab
         self._pools = [MemoryPool(contents, lab.clock, node=node) for contents in pools]
@@ -128,19 +134,33 @@ class AgentHost:
     async def stop(self) -> None:
         await self._life.aclose()
 
-    def reconciler(self) -> Reconciler: ...
+    def reconciler(self) -> Reconciler:
+        """Reconciles when told to."""
+        quarantine = Quarantine(self.quarantine, ids=self._lab.ids)
+        return self.agent.reconciler(quarantine, interval_s=3600)
+
+    @property
+    def quarantine(self) -> Path:
+        """Where leftovers are noted."""
+        return self.directory / "quarantine"
 
     def ignore_acpi(self, uid: str) -> None:
         """The guest no longer reacts to its power button."""
-        self.hypervisor.ignore_acpi = True
+        self.machine.ignores_acpi.add(uid)
 
-    def shut_downs(self, uid: str) -> int:
-        """How often its power button was pressed."""
-        return self.hypervisor.presses
+    def lose_pool(self) -> None:
+        """This host can no longer read or write the shared pool."""
+        self._lab.pool.faults[self.node] = PoolFault.FAILING
+        self.machine.lose_storage(self._lab.pool.pool_id)
+
+    def find_pool(self) -> None:
+        """It can again."""
+        self._lab.pool.faults[self.node] = PoolFault.NONE
+        self.machine.restore_storage(self._lab.pool.pool_id)
 
     def slow_migrations(self) -> None:
         """Migrations away from here take long enough to do something meanwhile."""
-        self.hypervisor.steps = 10_000
+        self.machine.timing = replace(_TIMING, memory_mib_s=1.0, dirty_mib_s=0.0)
 
     def write_console(self, uid: str, data: bytes) -> None:
         """The guest writes to its serial console."""
@@ -157,7 +177,7 @@ class AgentLab:
         self.transport = transport
         self.clock = SystemClock()
         self.ids = RandomIds()
-        self.world = World()
+        self.world = SimulatedWorld()
         self.pool = MemoryPoolContents("pool")
         self.ca = init_ca(directory / "ca")
         self.hosts: dict[str, AgentHost] = {}

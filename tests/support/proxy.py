@@ -33,7 +33,7 @@ class CuttingProxy:
             each.transport.abort()
         for task in (up, down):
             task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
+        await asyncio.gather(up, down, writer.wait_closed(), upstream_writer.wait_closed(), return_exceptions=True)
         self._pumps -= {up, down}
         self._served.discard(ended)
         ended.set_result(None)

@@ -56,7 +56,7 @@ class SocketGuardClient:
             answered = False
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    answer = await self._exchange(encode_request(request))
+                    answer = await self._ask_anew(encode_request(request))
                 answered = True
             except (OSError, ProtocolError) as error:  # TimeoutError is an OSError.
                 why = str(error) or f"no answer within {self._timeout_s:g} s"
@@ -66,6 +66,15 @@ class SocketGuardClient:
                     # An answer that comes later must not be taken for that of the next request.
                     await self.close()
             return answer
+
+    async def _ask_anew(self, message: bytes) -> Answer:
+        """Over the connection that is there, or a new one when that turns out dead: every request may be repeated."""
+        if self._socket is not None:
+            try:
+                return await self._exchange(message)
+            except ConnectionError:
+                await self.close()  # The guard was restarted since.
+        return await self._exchange(message)
 
     async def _exchange(self, message: bytes) -> Answer:
         loop = asyncio.get_running_loop()

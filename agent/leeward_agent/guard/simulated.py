@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leeward.clock import Clock
-from leeward.errors import Unavailable
+from leeward.errors import FailedPrecondition, Unavailable
 from leeward_agent.guard.port import GuardStatus, Vouch
 from leeward_agent.guard.protocol import KILL_BOUND_S, Arm
 from leeward_agent.guard.state import ArmState
@@ -15,15 +15,22 @@ class SimulatedGuard:
     """A `GuardClient` and the guard behind it. `run` is the guard's life on its host: it outlives agents.
 
     `kill` is called with the shared pools' roots when the deadline passes, and again each `sweep_s` until it is vouched
-    for again; it ends every guest with a disk below them. While `reachable` is False the agent gets no answer, and the
-    guard goes on with what it knows.
+    for again; it ends every guest with a disk below them. `runs` answers whether such a guest is there. While
+    `reachable` is False the agent gets no answer, and the guard goes on with what it knows.
     """
 
     def __init__(
-        self, clock: Clock, *, kill: Callable[[tuple[Path, ...]], None], delay_s: float = 0.0, sweep_s: float = 0.1
+        self,
+        clock: Clock,
+        *,
+        kill: Callable[[tuple[Path, ...]], None],
+        runs: Callable[[tuple[Path, ...]], bool] = lambda _: False,
+        delay_s: float = 0.0,
+        sweep_s: float = 0.1,
     ) -> None:
         self._clock = clock
         self._kill = kill
+        self._runs = runs
         self._delay_s = delay_s
         self._sweep_s = sweep_s
         self._state = ArmState()
@@ -55,8 +62,9 @@ class SimulatedGuard:
         return self._status()
 
     async def disarm(self) -> GuardStatus:
-        """Stop watching. The simulation's callers only do so without guests."""
         self._check_reachable()
+        if self._state.armed and self._runs(self._roots()):
+            raise FailedPrecondition("the guard stays armed: guests run on shared pools", reason="GUESTS_RUNNING")
         self._state = ArmState()
         return self._status()
 

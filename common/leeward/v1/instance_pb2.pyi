@@ -259,7 +259,7 @@ class Instance(_message.Message):
     flavor: _builtins.str
     """Resource name of its flavor."""
     image: _builtins.str
-    """Resource name of its image, in the same project."""
+    """Resource name of its image."""
     image_sha256: _builtins.str
     """SHA-256 of the image it was made from."""
     pool: _builtins.str

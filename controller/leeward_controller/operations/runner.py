@@ -37,7 +37,6 @@ class OperationRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claims: set[asyncio.Task[None]] = set()
         self._listeners: list[ProgressListener] = []
-        self._draining = False
         surroundings.view.listen(self._notice)
 
     @property
@@ -45,28 +44,21 @@ class OperationRunner:
         """Ids of the operations that this replica drives now."""
         return frozenset(self._tasks)
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether operations can be owned here now."""
+        return bool(self._registered_revision)
+
     def registered(self, *, controller_id: str, create_revision: int) -> None:
         """This replica's own key stands: operations may be owned under it."""
         self.controller_id = controller_id
         self._registered_revision = create_revision
-        self._draining = False
         self._look_for_orphans()
 
     async def unregistered(self) -> None:
-        """This replica's key is gone: others take over, so stop driving at once."""
+        """This replica's key is gone, or about to be: others take over at once, so stop driving."""
         self._registered_revision = 0
         await self._stop_all()
-
-    async def drain(self) -> None:
-        """Stop driving and hand everything over: owners are cleared so that other replicas claim at once."""
-        self._draining = True
-        driven = [driver.stored for driver in self._drivers.values()]
-        await self._stop_all()
-        for stored in driven:
-            try:
-                await self._surroundings.records.commit(Commit().replace(stored, replace(stored.value, owner="")))
-            except (Conflict, StoreUnavailable, StoreIndefinite) as error:
-                log.info("operation.not_handed_over", operation=stored.value.name, error=error.message)
 
     def owned(self, commit: Commit) -> Commit:
         """Bind a commit to this replica's registration, so that nothing is owned by a replica that has lost it."""
@@ -82,7 +74,7 @@ class OperationRunner:
     def drive(self, stored: Stored[Operation]) -> None:
         """Drive an operation that this replica owns as of `stored`."""
         operation_id = stored.value.id
-        if operation_id in self._tasks or self._draining:
+        if operation_id in self._tasks:
             return
         driver = Driver(
             stored,
@@ -132,7 +124,7 @@ class OperationRunner:
 
     def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
         operation, view = stored.value, self._surroundings.view
-        if operation.phase.ended or operation.id in self._tasks or self._draining or not self._registered_revision:
+        if operation.phase.ended or operation.id in self._tasks or not self._registered_revision:
             return
         owner_lives = keys.controller(operation.owner) in view.controllers
         if owner_lives and operation.owner != self.controller_id:

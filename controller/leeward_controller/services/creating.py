@@ -53,9 +53,7 @@ class _Checked:
 class InstanceMaker:
     """Turns a request into an instance record that is ready to be launched."""
 
-    def __init__(
-        self, *, records: Records, view: ClusterView, policy: PlacementPolicy, clock: Clock, ids: Ids
-    ) -> None:
+    def __init__(self, *, records: Records, view: ClusterView, policy: PlacementPolicy, clock: Clock, ids: Ids) -> None:
         self._records = records
         self._view = view
         self._policy = policy

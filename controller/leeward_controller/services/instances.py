@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from leeward import keys, names
-from leeward.agent.types import ConsoleChunk, RebootMode
+from leeward.agent.types import RebootMode
 from leeward.clock import Clock
-from leeward.errors import AgentUnavailable, AlreadyExists, Conflict, FailedPrecondition, NotFound, Violation
-from leeward_controller.domain.cluster import InstanceEvent
+from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, Violation
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import (
     Arguments,
@@ -26,21 +25,18 @@ from leeward_controller.domain.operation import (
 )
 from leeward_controller.operations.library import LIBRARY
 from leeward_controller.operations.submit import Requester, Submitter
-from leeward_controller.ports import Agents
-from leeward_controller.records import EVENTS, FENCES, INSTANCES, NODES, Commit, Records, Stored
+from leeward_controller.records import FENCES, INSTANCES, NODES, Commit, Records, Stored
 from leeward_controller.services.checks import Checks, check_etag
 from leeward_controller.services.creating import InstanceMaker, NewInstance
 from leeward_controller.services.filters import Fields, parse_filter
+from leeward_controller.services.history import without_node
 from leeward_controller.services.paging import Listing, PageRequest, list_page
 from leeward_controller.services.shown import Presenter, ShownOperation
 from leeward_controller.services.watches import Watches, WatchEvent
-from leeward_controller.view import ClusterView
 
 T = TypeVar("T")
 
 ALL_PROJECTS = "projects/-"
-MAX_CONSOLE_BYTES = 1_048_576
-DEFAULT_CONSOLE_BYTES = 65_536
 LONGEST_GRACE_S = 3600.0
 LONGEST_MIGRATION_S = 86_400.0
 _ATTEMPTS = 5
@@ -69,8 +65,6 @@ class InstanceService:
         self,
         *,
         records: Records,
-        view: ClusterView,
-        agents: Agents,
         submitter: Submitter,
         presenter: Presenter,
         maker: InstanceMaker,
@@ -78,8 +72,6 @@ class InstanceService:
         clock: Clock,
     ) -> None:
         self._records = records
-        self._view = view
-        self._agents = agents
         self._submitter = submitter
         self._presenter = presenter
         self._maker = maker
@@ -200,39 +192,12 @@ class InstanceService:
         arguments = LiveMigrateArguments(node_id, bandwidth_mib_s, round(downtime_s * 1000), bound_s)
         return await self._begin(target, OperationType.LIVE_MIGRATE, arguments, requester, checks)
 
-    async def evacuate(
-        self, target: Target, requester: Requester, *, node: str, allow_rebuild: bool
-    ) -> ShownOperation:
+    async def evacuate(self, target: Target, requester: Requester, *, node: str, allow_rebuild: bool) -> ShownOperation:
         """Restart an instance elsewhere. Raises as `start` does, and FailedPrecondition without a fence proof."""
         checks = Checks()
         node_id = checks.parsed(lambda: names.node(node, field="node"), "") if node else ""
         checks.that(not allow_rebuild, "allow_rebuild", "is not supported by this version; leave it unset")
         return await self._begin(target, OperationType.EVACUATE, EvacuateArguments(node_id), requester, checks)
-
-    async def console_log(self, name: str, *, offset: int, limit_bytes: int) -> ConsoleChunk:
-        """Part of the serial console log. Raises InvalidArgument, NotFound, FailedPrecondition, AgentUnavailable."""
-        checks = Checks()
-        checks.parsed(lambda: names.project_instance(name), ("", ""))
-        checks.between(limit_bytes, 0, MAX_CONSOLE_BYTES, "limit_bytes")
-        checks.done()
-        instance = (await self._read(name)).value
-        if not instance.node:
-            raise _without_node(instance)
-        lease = self._view.leases.get(instance.node)
-        if lease is None:
-            raise AgentUnavailable(f"nodes/{instance.node} has no heartbeat, so its console logs cannot be read")
-        agent = self._agents.at(node=instance.node, address=lease.report.address)
-        limit_bytes = limit_bytes or DEFAULT_CONSOLE_BYTES
-        return await agent.read_console(uid=instance.uid, offset=offset, limit_bytes=limit_bytes)
-
-    async def events(self, parent: str, page: PageRequest) -> Listing[InstanceEvent]:
-        """One page of an instance's history, by the ids of the operations. Raises InvalidArgument, NotFound."""
-        checks = Checks()
-        checks.parsed(lambda: names.project_instance(parent, field="parent"), ("", ""))
-        page.check(checks)
-        checks.done()
-        instance = (await self._read(parent)).value
-        return await list_page(self._records, EVENTS, page, prefix=keys.event(instance.uid, ""))
 
     async def _begin(
         self, target: Target, wanted: OperationType, arguments: Arguments, requester: Requester, checks: Checks
@@ -271,7 +236,7 @@ class InstanceService:
     async def _with_proof(self, instance: Instance, arguments: EvacuateArguments) -> EvacuateArguments:
         """The boot of the instance's node that is proved to be over. Raises FailedPrecondition."""
         if not instance.node:
-            raise _without_node(instance)
+            raise without_node(instance)
         node = await self._records.get(NODES, keys.node(instance.node))
         boot_id = node.value.report.boot_id if node else ""
         if node is None or await self._records.get(FENCES, keys.fence(instance.node, boot_id)) is None:
@@ -312,11 +277,3 @@ class InstanceService:
 def project_prefix(root: str, parent: str, collection: str) -> str:
     """Where the keys of a project's `collection` begin; of all projects for `projects/-`. Raises InvalidArgument."""
     return root if parent == ALL_PROJECTS else f"{root}projects/{names.project(parent)}/{collection}/"
-
-
-def _without_node(instance: Instance) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{instance.name} is on no node",
-        violations=[Violation("NODE", instance.name, "is on no node; it must be on one")],
-        resource=instance.name,
-    )

@@ -52,8 +52,9 @@ class NoPeers:
 
     async def progress(self, *, address: str, operation_id: str) -> AsyncGenerator[MigrationProgress, None]:
         """Nothing."""
-        for nothing in ():
-            yield nothing
+        nothing: tuple[MigrationProgress, ...] = ()
+        for each in nothing:
+            yield each
 
 
 class OperationService:

@@ -55,12 +55,14 @@ class Watches:
                 revision = max(revision, event.revision)
                 yield event
         told = revision
-        async with self._records.store.watch(prefix, from_revision=revision + 1) as batches:
-            async with aclosing(self._drain.until(batches, revision=lambda: told)) as guarded:
-                async for batch in guarded:
-                    for event in self._events(kind, batch, told):
-                        yield event
-                    told = batch.revision
+        async with (
+            self._records.store.watch(prefix, from_revision=revision + 1) as batches,
+            aclosing(self._drain.until(batches, revision=lambda: told)) as guarded,
+        ):
+            async for batch in guarded:
+                for event in self._events(kind, batch, told):
+                    yield event
+                told = batch.revision
 
     async def _check_reached(self, kind: Kind[T], revision: int) -> None:
         if revision < 0:

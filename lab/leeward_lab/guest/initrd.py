@@ -1,4 +1,4 @@
-"""The guest's initial RAM disk: busybox, a few modules and one script, packed so that the same input gives the same bytes."""
+"""The guest's initial RAM disk: busybox, a few modules and one script. The same input gives the same bytes."""
 
 import gzip
 import stat

@@ -47,7 +47,10 @@ class Kernel:
 
 
 def fetch_kernel(cache_dir: Path) -> Kernel:
-    """The newest cloud kernel already in `cache_dir`, else the one apt offers, downloaded (27 MB) and unpacked there."""
+    """The cloud kernel unpacked in `cache_dir`; the first time, the one that apt offers is downloaded (27 MB).
+
+    `LabError` when apt knows none or cannot fetch it.
+    """
     unpacked = cache_dir / "kernel"
     if not unpacked.is_dir():
         _download(cache_dir, unpacked)

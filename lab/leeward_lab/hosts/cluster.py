@@ -13,6 +13,7 @@ from leeward_lab.hosts.network import Network
 from leeward_lab.hosts.processes import ProcessRef
 from leeward_lab.hosts.state import ClusterState, HostState
 
+POOL = "pool"
 # The mount points that libvirt's directories are bound to must exist, whether or not a package made them.
 _MOUNT_POINTS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
 
@@ -39,11 +40,9 @@ class Cluster:
 
         `LabError` when `directory` holds a cluster already.
         """
-        directory = directory.resolve()
+        directory = _new_directory(directory)
         await sweep()
         async with state.machine_lock():
-            if (directory / state.STATE_FILE).exists():
-                raise LabError(f"{directory} holds a cluster already; attach to it or destroy it")
             identity = state.cluster_id(directory, name)
             written = ClusterState(
                 name=name,
@@ -53,9 +52,6 @@ class Cluster:
                 owner=None if detached else ProcessRef.this(),
             )
             cluster = cls(written)
-            cluster.pool.mkdir(parents=True, exist_ok=True)
-            for point in _MOUNT_POINTS:
-                Path(point).mkdir(parents=True, exist_ok=True)
             written.save()
             cluster._write_names()
             await network.create_bridge(cluster.net)
@@ -69,7 +65,7 @@ class Cluster:
     @property
     def pool(self) -> Path:
         """The shared pool: the same path in every host and on the machine."""
-        return self.directory / "pool"
+        return self.directory / POOL
 
     @property
     def gateway(self) -> str:
@@ -121,8 +117,17 @@ class Cluster:
         self._names_file.write_text("\n".join(lines) + "\n")
 
 
+def _new_directory(directory: Path) -> Path:
+    directory = directory.resolve()
+    if (directory / state.STATE_FILE).exists():
+        raise LabError(f"{directory} holds a cluster already; attach to it or destroy it")
+    for needed in (directory / POOL, *map(Path, _MOUNT_POINTS)):
+        needed.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
 async def sweep(name: str | None = None) -> list[str]:
-    """Destroy what clusters left whose owner is gone and, with `name`, every cluster of that name. Returns their ids."""
+    """Destroy clusters whose owner is gone and, with `name`, every cluster of that name. Returns the ids of them all."""
     async with state.machine_lock():
         swept = [each for each in state.registered() if each.abandoned() or each.name == name]
         for each in swept:

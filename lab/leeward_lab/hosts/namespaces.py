@@ -19,7 +19,8 @@ class Namespaces:
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` inside."""
-        return ["nsenter", "--target", str(self.pid1.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--", *command]
+        own = ["nsenter", "--target", str(self.pid1.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+        return [*own, *command]
 
     async def power_off(self) -> None:
         """SIGKILL pid 1: the kernel kills everything inside before pid 1 itself is gone.

@@ -72,11 +72,11 @@ class ProcessRef:
         except ProcessLookupError:
             return True
         loop = asyncio.get_running_loop()
-        gone = loop.create_future()
-        loop.add_reader(descriptor, lambda: gone.done() or gone.set_result(None))
+        gone = asyncio.Event()
+        loop.add_reader(descriptor, gone.set)
         try:
             async with asyncio.timeout(timeout_s):
-                await gone
+                await gone.wait()
         except TimeoutError:
             return False
         finally:
@@ -185,12 +185,18 @@ async def child_of(parent: ProcessRef, *, timeout_s: float = 5.0) -> ProcessRef:
     """The one child of a process that forks once, as `unshare --fork` and `nsenter --pid` do."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while parent.alive() and asyncio.get_running_loop().time() < deadline:
-        with contextlib.suppress(FileNotFoundError, LabError):
-            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-            if children:
-                return ProcessRef.of(int(children[0]))
+        child = _first_child(parent.pid)
+        if child is not None:
+            return child
         await asyncio.sleep(0.005)
     raise LabError(f"process {parent.pid} started nothing")
+
+
+def _first_child(pid: int) -> ProcessRef | None:
+    with contextlib.suppress(FileNotFoundError, LabError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return ProcessRef.of(int(children[0])) if children else None
+    return None
 
 
 def _reap(pid: int) -> None:

@@ -16,6 +16,7 @@ from leeward_lab.hosts.processes import ProcessRef
 
 STATE_FILE = "cluster.json"
 _REGISTRY = Path("/run/leeward-lab")
+_LOCK = Path("/run/lock/leeward-lab.lock")
 
 
 @dataclass(slots=True)
@@ -94,19 +95,21 @@ def registered() -> list[ClusterState]:
 @contextlib.asynccontextmanager
 async def machine_lock(*, timeout_s: float = 30.0) -> AsyncIterator[None]:
     """Held while names and subnets of the whole machine are chosen or cleared; `LabError` after `timeout_s`."""
-    path = Path("/run/lock/leeward-lab.lock")
-    path.parent.mkdir(exist_ok=True)
+    _LOCK.parent.mkdir(exist_ok=True)
     deadline = asyncio.get_running_loop().time() + timeout_s
-    with path.open("w") as file:
+    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise LabError(f"another process has held {path} for {timeout_s:g} s") from error
+                    raise LabError(f"another process has held {_LOCK} for {timeout_s:g} s") from error
             await asyncio.sleep(0.02)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _registered(cluster: str) -> Path:

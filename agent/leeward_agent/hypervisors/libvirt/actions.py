@@ -1,13 +1,21 @@
 """What is done to a guest through libvirt. Everything here blocks, runs in a thread, and may be repeated."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import libvirt
 
 from leeward.agent.types import MigrationLimits
 from leeward.errors import HypervisorError
 from leeward_agent.hypervisors.libvirt.connection import VirConnect, VirDomain
-from leeward_agent.hypervisors.libvirt.domain_xml import GuestMetadata, with_metadata
+from leeward_agent.hypervisors.libvirt.domain_xml import (
+    METADATA_NAMESPACE,
+    METADATA_PREFIX,
+    GuestMetadata,
+    metadata_for_libvirt,
+    parse_metadata,
+    with_metadata,
+)
 from leeward_agent.hypervisors.libvirt.status import find
 
 _UNDEFINE = (
@@ -111,6 +119,31 @@ def migrate(
     if limits.max_downtime_ms > 0:
         domain.migrateSetMaxDowntime(limits.max_downtime_ms)
     domain.migrateToURI3(libvirt_uri, parameters, _MIGRATE)
+
+
+def set_run_epoch(connection: VirConnect, uid: str, epoch: int) -> None:
+    """Note the epoch in the domain's metadata, the running one's and the persistent one's."""
+    domain = find(connection, uid)
+    if domain is None:
+        return
+    metadata = parse_metadata(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_NAMESPACE))
+    if metadata.run_epoch == epoch:
+        return
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+    flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+    domain.setMetadata(
+        libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+        metadata_for_libvirt(replace(metadata, run_epoch=epoch)),
+        METADATA_PREFIX,
+        METADATA_NAMESPACE,
+        flags,
+    )
+
+
+def definition(connection: VirConnect, uid: str) -> str:
+    """The domain's XML, or nothing when it is not known."""
+    domain = find(connection, uid)
+    return str(domain.XMLDesc()) if domain is not None else ""
 
 
 def abort_job(connection: VirConnect, uid: str) -> None:

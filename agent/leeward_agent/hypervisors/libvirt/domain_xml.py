@@ -14,7 +14,8 @@ from leeward.errors import HypervisorError
 
 METADATA_NAMESPACE = "https://leeward.dev/xmlns/guest/1"
 METADATA_PREFIX = "leeward"
-_METADATA_TAG = f"{{{METADATA_NAMESPACE}}}guest"
+METADATA_TAG_NAME = "guest"
+_METADATA_TAG = f"{{{METADATA_NAMESPACE}}}{METADATA_TAG_NAME}"
 _DOMAIN_UUIDS = uuid.uuid5(uuid.NAMESPACE_URL, METADATA_NAMESPACE)
 _NAME_PREFIX = "leeward-"
 _ENTROPY_SOURCE = "/dev/urandom"
@@ -115,6 +116,13 @@ def with_metadata(xml: str, metadata: GuestMetadata) -> str:
         holder.remove(element)
     holder.append(_metadata_element(metadata))
     return ET.tostring(domain, encoding="unicode")
+
+
+def metadata_for_libvirt(metadata: GuestMetadata) -> str:
+    """The element as `virDomainSetMetadata` wants it: without its namespace, which is given beside it."""
+    element = _metadata_element(metadata)
+    element.tag = METADATA_TAG_NAME
+    return ET.tostring(element, encoding="unicode")
 
 
 def _metadata_element(metadata: GuestMetadata) -> ET.Element:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import libvirt
 import structlog
 
 from leeward.agent.types import (
@@ -77,11 +78,12 @@ class LibvirtHypervisor:
         """The host's processors and memory, and QEMU's version."""
 
         def read(connection: VirConnect) -> HostCapacity:
-            information = connection.getInfo()
+            # Of all nodes: `getInfo` leaves out memory that was plugged in later.
+            memory = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
             version = int(connection.getVersion())
             return HostCapacity(
-                vcpus=int(information[2]),
-                memory_mib=int(information[1]),
+                vcpus=int(connection.getInfo()[2]),
+                memory_mib=int(memory[libvirt.VIR_NODE_MEMORY_STATS_TOTAL]) // 1024,
                 hypervisor="kvm" if self._accelerator is Accelerator.KVM else "qemu",
                 hypervisor_version=f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}",
             )
@@ -188,6 +190,22 @@ class LibvirtHypervisor:
         if run is not None and run.running:
             run.cancel()
         await self._abort(uid)
+
+    async def set_run_epoch(self, uid: str, epoch: int) -> None:
+        """Note the epoch by which the guest runs from now on in its definition. No error when it is not known."""
+        await self._actions.call(
+            f"note the run epoch of guest {uid}",
+            lambda it: actions.set_run_epoch(it, uid, epoch),
+            deadline_s=ACTION_DEADLINE_S,
+        )
+
+    async def definition(self, uid: str) -> str:
+        """The domain's XML, to be kept for people; empty when it is not known."""
+        return await self._queries.call(
+            f"read the definition of guest {uid}",
+            lambda it: actions.definition(it, uid),
+            deadline_s=QUERY_DEADLINE_S,
+        )
 
     async def close(self) -> None:
         """Let go of libvirt. Guests run on, and migrations are carried through by libvirtd."""

@@ -81,6 +81,9 @@ class MigrationRun:
         yield task.result()
 
     async def _run(self, perform: Callable[[], Awaitable[None]]) -> MigrationProgress:
+        before = await self._calls.status()
+        if before.state not in (GuestState.RUNNING, GuestState.PAUSED):
+            raise HypervisorError(f"migrate guest {self._uid}: it does not run here, it is {before.state}")
         performing = asyncio.ensure_future(perform())
         try:
             while not performing.done():

@@ -33,6 +33,7 @@ _DEFINITE = (
     "etcdserver: revision of auth store is old",
     # Said by gRPC when the request has not left this process.
     "failed to connect to all addresses",
+    "errors resolving ",
     "DNS resolution failed",
 )
 

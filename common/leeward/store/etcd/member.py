@@ -4,19 +4,14 @@ import asyncio
 
 import grpc
 
-from leeward.errors import InvalidArgument, StoreIndefinite, StoreUnavailable
+from leeward.errors import InvalidArgument, LeewardError, StoreIndefinite, StoreUnavailable, Unavailable
+from leeward.etcd.v1 import etcd_pb2 as pb
 from leeward.store.etcd.failures import translate
-from leeward.store.etcd.methods import Method, RequestT, ResponseT
+from leeward.store.etcd.methods import RANGE, Method, RequestT, ResponseT
 from leeward.store.etcd.tls import EtcdTls
 
 # A member without a leader answers with an error at once, instead of letting the call wait.
 METADATA = (("hasleader", "true"),)
-
-_SETTLED = (
-    grpc.ChannelConnectivity.READY,
-    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-    grpc.ChannelConnectivity.SHUTDOWN,
-)
 
 # A page of a list is at most 500 values of at most 1.5 MiB.
 _MAX_MESSAGE_BYTES = 1 << 30
@@ -70,20 +65,31 @@ class Member:
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 
-    async def settle(self, *, timeout_s: float) -> None:
-        """Return once there is a connection, or none to be had now: the next call then fails at once and says why.
-
-        Raises StoreUnavailable when neither is clear in time. Nothing is sent.
-        """
+    async def connect(self, *, timeout_s: float) -> None:
+        """Return once there is a connection. Raises StoreUnavailable, in which case nothing was written."""
         channel = self._open_channel()
         try:
             async with asyncio.timeout(timeout_s):
-                while (state := channel.get_state(try_to_connect=True)) not in _SETTLED:
+                state = channel.get_state(try_to_connect=True)
+                while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
                     await channel.wait_for_state_change(state)
+                    state = channel.get_state(try_to_connect=True)
         except TimeoutError:
             raise StoreUnavailable(f"{self.endpoint} did not accept a connection in {timeout_s:.1f} s") from None
         except grpc.aio.UsageError:
             raise StoreUnavailable(f"{self.endpoint}: the store is closed") from None
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            await self._find_out_why(timeout_s=timeout_s)
+
+    async def _find_out_why(self, *, timeout_s: float) -> None:
+        """gRPC tells only a call why there is no connection, so make one that changes nothing."""
+        try:
+            await self.call(RANGE, pb.RangeRequest(key=b"\0", count_only=True), timeout_s=timeout_s)
+        except Unavailable as error:
+            raise StoreUnavailable(error.message) from None
+        except LeewardError:
+            # It refused to tell, so there is a connection by now.
+            return
 
     async def call(self, method: Method[RequestT, ResponseT], request: RequestT, *, timeout_s: float) -> ResponseT:
         """Call once. Raises what `failures.translate` makes of the error: StoreIndefinite if it may have happened."""

@@ -102,7 +102,7 @@ class Members:
             self._check_open()
             for member in self.in_order():
                 try:
-                    await member.settle(timeout_s=CONNECT_S)
+                    await member.connect(timeout_s=CONNECT_S)
                     return await attempt(member, WRITE_S)
                 except StoreUnavailable as error:
                     failures.append(error.message)

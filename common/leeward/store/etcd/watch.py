@@ -80,7 +80,7 @@ class Watch:
         stream = WatchStream(member, self._clock)
         self._cursor.restart()
         try:
-            await member.settle(timeout_s=CONNECT_S)
+            await member.connect(timeout_s=CONNECT_S)
             await stream.start(self._prefix, self._cursor.start_revision, timeout_s=CONNECT_S)
         except Unavailable:
             self._members.failed(member)

@@ -1,0 +1,325 @@
+"""Simulated hosts, and the world that holds them. They outlive the driver: an agent may restart on them.
+
+Everything runs on one event loop and one clock, so a run is decided by its inputs alone.
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from leeward.agent.types import GuestSpec, GuestState, GuestStatus, MigrationPhase, MigrationProgress, StopCause
+from leeward.clock import Clock
+from leeward.errors import HypervisorError, StorageError
+from leeward_agent.hypervisors.simulated import files
+from leeward_agent.hypervisors.simulated.guest import SimulatedGuest, SimulatedTiming
+
+T = TypeVar("T")
+
+
+class HostMigration(Protocol):
+    """A migration away from a host, which belongs to it."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its outcome is still open."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop it, unless it is too late."""
+        ...
+
+    def reports(self) -> AsyncIterator[MigrationProgress]:
+        """The progress until now and onwards; the last one is the outcome."""
+        ...
+
+
+RunObserver = Callable[[str, str, bool, int], None]
+EventQueue = asyncio.Queue[GuestStatus | None]
+
+
+class SimulatedWorld:
+    """The hosts of one process by node name, between which guests migrate.
+
+    `on_run_change(uid, node, running, run_epoch)` is called in the instant in which a guest begins or ceases to have
+    the means to write its disk on a node: being started, killed, switched over by a migration.
+    """
+
+    def __init__(self, *, on_run_change: RunObserver | None = None) -> None:
+        self.on_run_change = on_run_change
+        self.hosts: dict[str, SimulatedHost] = {}
+
+    def add_host(
+        self,
+        node: str,
+        *,
+        clock: Clock,
+        timing: SimulatedTiming | None = None,
+        vcpus: int = 8,
+        memory_mib: int = 16384,
+        writes_files: bool = False,
+    ) -> "SimulatedHost":
+        """A host, powered on."""
+        host = SimulatedHost(
+            node,
+            world=self,
+            clock=clock,
+            timing=timing or SimulatedTiming(),
+            vcpus=vcpus,
+            memory_mib=memory_mib,
+            writes_files=writes_files,
+        )
+        self.hosts[node] = host
+        return host
+
+    def running_on(self, uid: str) -> list[str]:
+        """The nodes on which a guest has the means to write its disk: never more than one, if Leeward is right."""
+        return [host.node for host in self.hosts.values() if uid in host.guests and host.guests[uid].may_write]
+
+
+class SimulatedHost:
+    """One host: its guests, and what a test does to it.
+
+    With `writes_files`, guests print on their console file and count their boots beside their disk. The attributes
+    `start_error`, `migration_errors`, `unresponsive` and `ignores_acpi` make things fail, until reset.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        world: SimulatedWorld,
+        clock: Clock,
+        timing: SimulatedTiming,
+        vcpus: int,
+        memory_mib: int,
+        writes_files: bool,
+    ) -> None:
+        self.node = node
+        self.world = world
+        self.clock = clock
+        self.timing = timing
+        self.vcpus = vcpus
+        self.memory_mib = memory_mib
+        self.writes_files = writes_files
+        self.guests: dict[str, SimulatedGuest] = {}
+        self.migrations: dict[str, HostMigration] = {}
+        self.powered = True
+        self.boot = 1
+        self.unresponsive = False
+        self.ignores_acpi: set[str] = set()
+        self.start_error = ""
+        self.migration_errors: dict[MigrationPhase, str] = {}
+        self._lost_pools: set[str] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._tickers: dict[str, asyncio.Task[None]] = {}
+        self._queues: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
+        self._queue_number = 0
+        self._reboots: dict[str, list[asyncio.Event]] = {}
+
+    # What a test does to it.
+
+    def power_off(self) -> None:
+        """Cut the power: every guest is gone in this instant. Definitions survive, as libvirt's do."""
+        self.powered = False
+        for task in list(self._tasks):
+            task.cancel()
+        for guest in list(self.guests.values()):
+            if guest.incoming:
+                self.remove(guest)
+            elif guest.active:
+                self.stop(guest, StopCause.NONE)
+
+    def power_on(self) -> None:
+        """Boot it again; no guest runs."""
+        self.powered = True
+        self.boot += 1
+
+    def guest_crash(self, uid: str) -> None:
+        """The guest's process ends by itself, or by somebody's SIGKILL."""
+        self._stop_if_active(uid, StopCause.CRASHED)
+
+    def guest_power_off(self, uid: str) -> None:
+        """The guest shuts itself down."""
+        self._stop_if_active(uid, StopCause.GUEST)
+
+    def lose_storage(self, pool_id: str) -> None:
+        """Guests on this pool pause on an I/O error, and none can be started."""
+        self._lost_pools.add(pool_id)
+        for guest in list(self.guests.values()):
+            self._check_storage(guest)
+
+    def restore_storage(self, pool_id: str) -> None:
+        """The pool works again. Guests stay paused until they are resumed."""
+        self._lost_pools.discard(pool_id)
+
+    # What the driver and migrations use.
+
+    def subscribe(self) -> EventQueue:
+        """A queue that gets each change, until nobody refers to it."""
+        queue: EventQueue = asyncio.Queue()
+        self._queue_number += 1
+        self._queues[self._queue_number] = queue
+        return queue
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work of the host itself, which goes on when the agent dies, and ends with the host's power."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+    async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
+        """Define and boot, unless active."""
+        guest = self.guests.get(spec.uid)
+        if guest is not None and guest.active:
+            return
+        await self.clock.sleep(self.timing.start_s)
+        guest = self.guests.get(spec.uid)
+        if guest is not None and guest.active:
+            return
+        error = self.start_error or (f"pool {spec.pool_id} cannot be read" if spec.pool_id in self._lost_pools else "")
+        if error:
+            self.guests.pop(spec.uid, None)
+            raise HypervisorError(f"start guest {spec.uid}: {error}")
+        guest = SimulatedGuest(spec=spec, disk=disk, console_log=console_log)
+        self.guests[spec.uid] = guest
+        self._boot(guest)
+        self.run(guest)
+
+    def run(self, guest: SimulatedGuest, *, paused: bool = False) -> None:
+        """The guest executes here from now on (`paused`: could): after its start, or switched over."""
+        wrote = guest.may_write
+        guest.incoming, guest.holds_disk = False, True
+        guest.state, guest.stop_cause = GuestState.PAUSED if paused else GuestState.RUNNING, StopCause.NONE
+        if not wrote:
+            self._tell_run(guest, running=True)
+        self.tell(guest.status())
+        self._check_storage(guest)
+        self._tick_from_now(guest)
+
+    def stop(self, guest: SimulatedGuest, cause: StopCause) -> None:
+        """Its process ends."""
+        wrote = guest.may_write
+        guest.state, guest.stop_cause = GuestState.STOPPED, cause
+        guest.outgoing = guest.paused_by_io_error = False
+        self._stop_ticking(guest)
+        if wrote:
+            self._tell_run(guest, running=False)
+        self.tell(guest.status())
+
+    def hand_over(self, guest: SimulatedGuest) -> None:
+        """The guest ceases to execute here, in the instant before it does on the destination."""
+        guest.state, guest.holds_disk = GuestState.PAUSED, False
+        self._stop_ticking(guest)
+        self._tell_run(guest, running=False)
+        self.tell(guest.status())
+
+    def receive(self, guest: SimulatedGuest) -> None:
+        """A migration begins to arrive. Raises HypervisorError when the guest is active here or the host is off."""
+        present = self.guests.get(guest.spec.uid)
+        if not self.powered:
+            raise HypervisorError(f"host {self.node} is powered off")
+        if present is not None and present.active:
+            raise HypervisorError(f"guest {guest.spec.uid} is active on {self.node} already")
+        self.guests[guest.spec.uid] = guest
+        self.tell(guest.status())
+
+    def remove(self, guest: SimulatedGuest) -> None:
+        """Forget a guest that executes nowhere or elsewhere."""
+        self._stop_ticking(guest)
+        if self.guests.get(guest.spec.uid) is guest:
+            del self.guests[guest.spec.uid]
+        self.tell(GuestStatus(uid=guest.spec.uid, name="", state=GuestState.ABSENT))
+
+    def resume(self, guest: SimulatedGuest) -> None:
+        """A paused guest runs on; it pauses again at once while its pool is lost."""
+        guest.paused_by_io_error = False
+        self.run(guest)
+
+    def reset(self, guest: SimulatedGuest) -> None:
+        """The guest boots again without having been stopped."""
+        self._boot(guest)
+        self.run(guest)
+        for event in self._reboots.get(guest.spec.uid, []):
+            event.set()
+
+    def press_power_button(self, guest: SimulatedGuest, *, then_reset: bool) -> None:
+        """The guest goes down after a while, unless it ignores the button."""
+        if guest.spec.uid not in self.ignores_acpi:
+            self.spawn(self._go_down(guest, guest.boots, then_reset=then_reset))
+
+    def watch_reboot(self, uid: str) -> asyncio.Event:
+        """An event that is set when the guest boots again."""
+        event = asyncio.Event()
+        self._reboots.setdefault(uid, []).append(event)
+        return event
+
+    def unwatch_reboot(self, uid: str, event: asyncio.Event) -> None:
+        """Forget an event from `watch_reboot`."""
+        self._reboots[uid].remove(event)
+
+    def tell(self, status: GuestStatus) -> None:
+        """Tell every listener a change."""
+        for queue in self._queues.values():
+            queue.put_nowait(status)
+
+    async def _go_down(self, guest: SimulatedGuest, boots: int, *, then_reset: bool) -> None:
+        await self.clock.sleep(self.timing.shutdown_s)
+        if (
+            self.guests.get(guest.spec.uid) is not guest
+            or guest.boots != boots
+            or guest.state is not GuestState.RUNNING
+        ):
+            return
+        if then_reset:
+            self.reset(guest)
+        else:
+            self.stop(guest, StopCause.GUEST)
+
+    def _boot(self, guest: SimulatedGuest) -> None:
+        guest.boots += 1
+        guest.booted_s = self.clock.monotonic_s()
+        if self._has_files(guest):
+            guest.boots = files.boot(guest.disk, guest.console_log).boots
+
+    def _stop_if_active(self, uid: str, cause: StopCause) -> None:
+        guest = self.guests.get(uid)
+        if guest is not None and guest.active:
+            self.stop(guest, cause)
+
+    def _check_storage(self, guest: SimulatedGuest) -> None:
+        if guest.state is GuestState.RUNNING and guest.spec.pool_id in self._lost_pools:
+            self._pause_on_io_error(guest)
+
+    def _pause_on_io_error(self, guest: SimulatedGuest) -> None:
+        guest.state, guest.paused_by_io_error = GuestState.PAUSED, True
+        self._stop_ticking(guest)
+        self.tell(guest.status())
+
+    def _tell_run(self, guest: SimulatedGuest, *, running: bool) -> None:
+        if self.world.on_run_change is not None:
+            self.world.on_run_change(guest.spec.uid, self.node, running, guest.spec.run_epoch)
+
+    def _has_files(self, guest: SimulatedGuest) -> bool:
+        return self.writes_files and guest.disk.parent.is_dir()
+
+    def _tick_from_now(self, guest: SimulatedGuest) -> None:
+        if guest.state is GuestState.RUNNING and guest.spec.uid not in self._tickers and self._has_files(guest):
+            self._tickers[guest.spec.uid] = self.spawn(self._tick(guest))
+
+    def _stop_ticking(self, guest: SimulatedGuest) -> None:
+        ticker = self._tickers.pop(guest.spec.uid, None)
+        if ticker is not None:
+            ticker.cancel()
+
+    async def _tick(self, guest: SimulatedGuest) -> None:
+        while True:
+            await self.clock.sleep(self.timing.tick_s)
+            try:
+                files.tick(guest.disk, guest.console_log, uptime_s=self.clock.monotonic_s() - guest.booted_s)
+            except StorageError:
+                # What QEMU does for a real guest: pause it, to be resumed when the storage is back.
+                self._pause_on_io_error(guest)
+                return

@@ -1,0 +1,162 @@
+"""What a table shows of each kind of resource."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from leeward.cli.describe import enum_text, time_text
+from leeward.cli.names import short
+from leeward.cli.units import age_text, duration_text, size_text
+from leeward.client.operations import metadata_of
+from leeward.v1.flavor_pb2 import Flavor
+from leeward.v1.image_pb2 import DiskFormat, Image
+from leeward.v1.instance_pb2 import Instance, InstanceEvent
+from leeward.v1.node_pb2 import Node
+from leeward.v1.operation_pb2 import OperationMetadata, OperationPhase, OperationType
+
+_MIB = 1024 * 1024
+_DIGEST_CHARACTERS = 12
+
+
+def name_of(item: Message) -> str:
+    """The resource name of an item; for an event, that of its operation."""
+    return str(getattr(item, "name", "") or getattr(item, "operation", ""))
+
+
+def headers_of(item: Message) -> tuple[str, ...]:
+    """The headers of the table that `item` stands in."""
+    return _TABLES[type(item).DESCRIPTOR.full_name][0]
+
+
+def cells_of(item: Message, *, full_names: bool = False) -> tuple[str, ...]:
+    """The row for `item`, as wide as the headers. Names are short unless told."""
+    return _TABLES[type(item).DESCRIPTOR.full_name][1](item, str if full_names else short)
+
+
+def operation_verb(metadata: OperationMetadata) -> str:
+    """What an operation does, as the command that starts it: `live-migrate`."""
+    return enum_text(OperationType.DESCRIPTOR, metadata.type).lower().replace("_", "-")
+
+
+def phase_text(metadata: OperationMetadata) -> str:
+    """Where an operation stands: `RUNNING`."""
+    return enum_text(OperationPhase.DESCRIPTOR, metadata.phase)
+
+
+def state_text(instance: Instance) -> str:
+    """Where an instance stands: `ACTIVE`."""
+    return enum_text(Instance.State.DESCRIPTOR, instance.state)
+
+
+def condition_text(node: Node) -> str:
+    """What the controllers make of a node: `READY`."""
+    return enum_text(Node.Condition.DESCRIPTOR, node.condition)
+
+
+Name = Callable[[str], str]
+
+
+def _instance(item: Instance, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.name),
+        state_text(item),
+        short(item.node) or "-",
+        short(item.flavor),
+        short(item.image),
+        short(item.current_operation),
+        _age(item.create_time),
+        item.fault,
+    )
+
+
+def _node(item: Node, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.name),
+        condition_text(item),
+        f"{item.allocated.vcpus}/{item.capacity.vcpus}",
+        f"{size_text(item.allocated.memory_mib * _MIB)} / {size_text(item.capacity.memory_mib * _MIB)}",
+        str(item.instance_count),
+        "alive" if item.heartbeat_alive else "lost",
+        "armed" if item.guard_armed else "no",
+        item.hypervisor,
+        item.cordon_reason or item.condition_reason,
+    )
+
+
+def _image(item: Image, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.name),
+        enum_text(DiskFormat.DESCRIPTOR, item.format).lower(),
+        size_text(item.size_bytes),
+        size_text(item.virtual_size_bytes),
+        f"{item.minimum_disk_gib} GiB",
+        item.sha256[:_DIGEST_CHARACTERS],
+        ",".join(item.pools),
+        _age(item.create_time),
+    )
+
+
+def _flavor(item: Flavor, name: Name) -> tuple[str, ...]:
+    return name(item.name), str(item.vcpus), size_text(item.memory_mib * _MIB), f"{item.disk_gib} GiB"
+
+
+def _operation(item: Operation, name: Name) -> tuple[str, ...]:
+    metadata = metadata_of(item)
+    took_s = _at(metadata.end_time) - _at(metadata.create_time)
+    return (
+        short(item.name),
+        operation_verb(metadata),
+        name(metadata.instance or metadata.node),
+        phase_text(metadata),
+        metadata.step if not item.done else "",
+        f"{metadata.percent}%" if not item.done else "",
+        duration_text(took_s) if metadata.HasField("end_time") else "",
+        _age(metadata.create_time),
+        item.error.message,
+    )
+
+
+def _event(item: InstanceEvent, name: Name) -> tuple[str, ...]:
+    took_s = _at(item.end_time) - _at(item.start_time)
+    return (
+        time_text(item.start_time),
+        enum_text(OperationType.DESCRIPTOR, item.type).lower().replace("_", "-"),
+        item.requested_by,
+        duration_text(took_s) if item.HasField("end_time") else "",
+        item.outcome,
+        short(item.operation),
+    )
+
+
+_TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any, Name], tuple[str, ...]]]] = {
+    Instance.DESCRIPTOR.full_name: (
+        ("NAME", "STATE", "NODE", "FLAVOR", "IMAGE", "OPERATION", "AGE", "FAULT"),
+        _instance,
+    ),
+    Node.DESCRIPTOR.full_name: (
+        ("NAME", "CONDITION", "VCPUS", "MEMORY", "INSTANCES", "HEARTBEAT", "GUARD", "HYPERVISOR", "REASON"),
+        _node,
+    ),
+    Image.DESCRIPTOR.full_name: (
+        ("NAME", "FORMAT", "SIZE", "DISK", "NEEDS", "SHA-256", "POOLS", "AGE"),
+        _image,
+    ),
+    Flavor.DESCRIPTOR.full_name: (("NAME", "VCPUS", "MEMORY", "DISK"), _flavor),
+    Operation.DESCRIPTOR.full_name: (
+        ("OPERATION", "DOES", "TO", "PHASE", "STEP", "DONE", "TOOK", "AGE", "ERROR"),
+        _operation,
+    ),
+    InstanceEvent.DESCRIPTOR.full_name: (("TIME", "DID", "BY", "TOOK", "OUTCOME", "OPERATION"), _event),
+}
+
+
+def _at(timestamp: Timestamp) -> float:
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def _age(timestamp: Timestamp) -> str:
+    return age_text(time.time() - timestamp.seconds) if timestamp.seconds else ""

@@ -1,0 +1,89 @@
+"""Operations, as `google.longrunning` has them."""
+
+from google.longrunning import operations_pb2
+from google.protobuf.empty_pb2 import Empty
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from leeward.errors import DOMAIN
+from leeward.v1 import instance_pb2, operation_service_pb2
+from leeward.v1 import operation_pb2 as pb
+from leeward_controller.adapters.public.convert.instance import instance_to_wire
+from leeward_controller.adapters.public.convert.values import duration, progress_to_wire, timestamp
+from leeward_controller.domain.operation import OperationError, OperationPhase, OperationType, StepRecord
+from leeward_controller.services.shown import ShownOperation
+
+
+def operation_to_wire(shown: ShownOperation) -> operations_pb2.Operation:
+    """The operation with its metadata, and its response or error when it has ended; no name when only checked."""
+    operation = shown.operation
+    message = operations_pb2.Operation(name=operation.name if operation.id else "", done=operation.phase.ended)
+    message.metadata.Pack(metadata_of(shown))
+    if operation.phase is OperationPhase.SUCCEEDED:
+        message.response.Pack(_response_of(shown))
+    elif operation.phase.ended and operation.error is not None:
+        message.error.CopyFrom(_status(operation.error))
+    return message
+
+
+def metadata_of(shown: ShownOperation) -> pb.OperationMetadata:
+    """How far it is."""
+    operation, work = shown.operation, shown.operation.work
+    message = pb.OperationMetadata(
+        type=pb.OperationType.Value(f"OPERATION_TYPE_{operation.type.name}"),
+        instance=operation.instance,
+        instance_uid=operation.instance_uid,
+        phase=pb.OperationPhase.Value(f"OPERATION_PHASE_{operation.phase.name}"),
+        step=operation.step,
+        steps=[_step_to_wire(step) for step in operation.history],
+        percent=shown.percent,
+        attempt=work.attempt + 1,
+        source_node=f"nodes/{work.source_node}" if work.source_node else "",
+        target_node=f"nodes/{work.target_node}" if work.target_node else "",
+        requested_by=operation.requested_by,
+        request_id=operation.request_id,
+        cancel_requested=operation.cancel_requested,
+        create_time=timestamp(operation.create_time),
+        update_time=timestamp(operation.update_time),
+        controller=operation.owner,
+        note=work.note,
+    )
+    if shown.progress is not None:
+        message.migration.CopyFrom(progress_to_wire(shown.progress))
+    if operation.undo_cause is not None:
+        message.undo_cause.CopyFrom(_status(operation.undo_cause))
+    if operation.end_time is not None:
+        message.end_time.CopyFrom(timestamp(operation.end_time))
+    return message
+
+
+def watch_response(shown: ShownOperation) -> operation_service_pb2.WatchOperationResponse:
+    """One moment of an operation."""
+    return operation_service_pb2.WatchOperationResponse(
+        operation=operation_to_wire(shown), metadata=metadata_of(shown), revision=shown.revision
+    )
+
+
+def _response_of(shown: ShownOperation) -> Empty | instance_pb2.Instance:
+    if shown.operation.type is OperationType.DELETE:
+        return Empty()
+    if shown.instance is not None:
+        return instance_to_wire(shown.instance)
+    # The instance has gone since; its names are all that is left.
+    return instance_pb2.Instance(name=shown.operation.instance, uid=shown.operation.instance_uid)
+
+
+def _step_to_wire(step: StepRecord) -> pb.OperationStep:
+    return pb.OperationStep(
+        step=step.step,
+        start_time=timestamp(step.start_time),
+        duration=duration(step.seconds),
+        controller=step.controller,
+        outcome=step.outcome,
+    )
+
+
+def _status(error: OperationError) -> Status:
+    status = Status(code=error.code, message=error.message)
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    return status

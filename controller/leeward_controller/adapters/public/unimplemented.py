@@ -1,0 +1,41 @@
+"""What the contract promises and this version has not built, in one list. Each answers UNIMPLEMENTED with a reason."""
+
+UNIMPLEMENTED: dict[str, tuple[str, ...]] = {
+    "leeward.v1.InstanceService": (
+        "UndeleteInstance",
+        "PauseInstance",
+        "UnpauseInstance",
+        "SuspendInstance",
+        "ResumeInstance",
+        "LockInstance",
+        "UnlockInstance",
+        "ResizeInstance",
+        "ConfirmResize",
+        "RevertResize",
+        "SnapshotInstance",
+        "MigrateInstance",
+        "ShelveInstance",
+        "UnshelveInstance",
+        "RescueInstance",
+        "UnrescueInstance",
+        "RebuildInstance",
+        "CrashDumpInstance",
+        "AttachConsole",
+    ),
+    "leeward.v1.NodeService": ("DrainNode", "FenceNode", "RemoveNode", "PlanFailover"),
+    "leeward.v1.GroupService": ("CreateGroup", "GetGroup", "ListGroups", "UpdateGroup", "DeleteGroup"),
+    "leeward.v1.ProjectService": (
+        "CreateProject",
+        "GetProject",
+        "ListProjects",
+        "UpdateProject",
+        "DeleteProject",
+    ),
+    "leeward.v1.BackupPolicyService": (
+        "CreateBackupPolicy",
+        "GetBackupPolicy",
+        "ListBackupPolicies",
+        "UpdateBackupPolicy",
+        "DeleteBackupPolicy",
+    ),
+}

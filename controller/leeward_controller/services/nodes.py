@@ -1,0 +1,275 @@
+"""Nodes, for operators: look, keep new instances away, attest that one is off, evacuate one."""
+
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from leeward import keys, names
+from leeward.agent.types import NodeReport
+from leeward.clock import Clock
+from leeward.errors import Conflict, FailedPrecondition, LeewardError, NotFound, Violation
+from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeCondition, ProofKind
+from leeward_controller.operations.submit import Requester
+from leeward_controller.ports import Codec
+from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, Commit, Records, Stored
+from leeward_controller.services.checks import Checks, check_etag
+from leeward_controller.services.filters import Fields, parse_filter
+from leeward_controller.services.instances import InstanceService, Target
+from leeward_controller.services.paging import Listing, PageRequest, list_page
+from leeward_controller.services.shown import ShownOperation
+from leeward_controller.services.watches import Watches, WatchEvent
+from leeward_controller.view import ClusterView
+
+MAX_REASON_LENGTH = 1024
+_ATTEMPTS = 5
+
+
+def shown_condition(node: Node) -> NodeCondition:
+    """The condition told to clients: cordoning is kept beside what failover makes of a node."""
+    return NodeCondition.CORDONED if node.cordoned and node.condition is NodeCondition.READY else node.condition
+
+
+_FIELDS: Fields[Node] = {
+    "condition": shown_condition,
+    "cordoned": lambda node: "true" if node.cordoned else "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownNode:
+    """A node with what else is known of it. `lease` is its heartbeat's report, None when that is not there."""
+
+    stored: Stored[Node]
+    lease: NodeReport | None
+    allocation: NodeAllocation
+    proof: FenceProof | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An instance that was not evacuated, and why."""
+
+    instance: str
+    error: LeewardError
+
+
+class NodeService:
+    """The nodes."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        codec: Codec,
+        view: ClusterView,
+        instances: InstanceService,
+        watches: Watches,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._codec = codec
+        self._view = view
+        self._instances = instances
+        self._watches = watches
+        self._clock = clock
+
+    async def get(self, name: str) -> ShownNode:
+        """One node and all that belongs to it, as it is now. Raises InvalidArgument, NotFound."""
+        node_id = names.node(name)
+        return await self._gathered(await self._read(node_id))
+
+    async def list(self, page: PageRequest) -> tuple[list[ShownNode], Listing[Node]]:
+        """One page of all nodes, by name; heartbeats and reservations are as this replica last heard.
+
+        Raises InvalidArgument.
+        """
+        checks = Checks()
+        page.check(checks)
+        keep: Callable[[Node], bool] = checks.parsed(
+            lambda: parse_filter(page.filter, _FIELDS, mapping=lambda node: node.labels | node.report.labels),
+            lambda _: True,
+        )
+        checks.done()
+        listing = await list_page(self._records, NODES, page, keep=keep)
+        return [self.at_hand(stored) for stored in listing.items], listing
+
+    async def watch(self, revision: int) -> AsyncGenerator[WatchEvent[Node], None]:
+        """Changes of what the controllers hold of nodes; see `Watches.watch`."""
+        async with aclosing(self._watches.watch(NODES, prefix=keys.NODES, revision=revision)) as events:
+            async for event in events:
+                yield event
+
+    def at_hand(self, stored: Stored[Node]) -> ShownNode:
+        """A node with what this replica's view says of it."""
+        node_id = stored.value.node
+        lease = self._view.leases.get(node_id)
+        allocation = self._view.allocations.get(keys.allocation(node_id))
+        held = allocation.value if allocation else NodeAllocation(node_id)
+        return ShownNode(stored, lease.report if lease else None, held)
+
+    async def cordon(self, target: Target, *, reason: str, request_id: str = "") -> ShownNode:
+        """Keep new instances away. Raises InvalidArgument, NotFound, Conflict (etag)."""
+        checks = Checks()
+        too_long = f"has {len(reason)} characters, at most {MAX_REASON_LENGTH} are allowed"
+        checks.that(len(reason) <= MAX_REASON_LENGTH, "reason", too_long)
+        return await self._change(
+            target, request_id, checks, lambda node: replace(node, cordoned=True, cordon_reason=reason)
+        )
+
+    async def uncordon(self, target: Target, *, request_id: str = "") -> ShownNode:
+        """Let it take instances again, also after a quarantine. Raises InvalidArgument, NotFound, Conflict (etag)."""
+
+        def change(node: Node) -> Node:
+            node = replace(node, cordoned=False, cordon_reason="")
+            if node.condition is not NodeCondition.QUARANTINED:
+                return node
+            return replace(
+                node,
+                condition=NodeCondition.READY,
+                reason="released from quarantine by an operator",
+                condition_time=self._clock.now(),
+            )
+
+        return await self._change(target, request_id, Checks(), change)
+
+    async def attest_fenced(self, target: Target, requester: Requester, *, boot_id: str, evidence: str) -> FenceProof:
+        """Persist an operator's word that this boot of a node is over. Said twice, the first proof stands.
+
+        Raises InvalidArgument, NotFound, Conflict (etag), FailedPrecondition (its heartbeat is alive, or another boot
+        was last seen).
+        """
+        checks = Checks()
+        node_id = checks.parsed(lambda: names.node(target.name), "")
+        checks.that(bool(boot_id), "boot_id", "is missing; take the one that GetNode answers")
+        checks.that(bool(evidence.strip()), "evidence", "is missing; say how it is known")
+        too_long = f"has {len(evidence)} characters, at most {MAX_REASON_LENGTH} are allowed"
+        checks.that(len(evidence) <= MAX_REASON_LENGTH, "evidence", too_long)
+        checks.request_id(requester.request_id)
+        checks.done()
+        for attempt in range(_ATTEMPTS):
+            stored = await self._read(node_id)
+            check_etag(stored, target.etag, name=target.name)
+            key = keys.fence(node_id, boot_id)
+            if (there := await self._records.get(FENCES, key)) is not None:
+                return there.value
+            await self._check_attestable(stored.value, boot_id)
+            proof = FenceProof(
+                node=node_id,
+                boot_id=boot_id,
+                kind=ProofKind.ATTESTATION,
+                evidence=evidence,
+                time=self._clock.now(),
+                observed_by=requester.principal,
+            )
+            if target.validate_only:
+                return proof
+            try:
+                # The heartbeat's key must still be away when the proof is written, else it would prove nothing.
+                commit = Commit().create(key, proof).unchanged(stored).alive(keys.lease(node_id), 0)
+                await self._records.commit(commit)
+                return proof
+            except Conflict:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise Conflict(f"{target.name} keeps changing; try again")
+
+    async def evacuate(
+        self, target: Target, requester: Requester, *, target_node: str
+    ) -> tuple[tuple[ShownOperation, ...], tuple[Refusal, ...]]:
+        """Begin the evacuation of every instance of a fenced node; one that cannot be does not stop the others.
+
+        Raises InvalidArgument, NotFound, Conflict (etag), FailedPrecondition (no fence proof).
+        """
+        checks = Checks()
+        node_id = checks.parsed(lambda: names.node(target.name), "")
+        if target_node:
+            checks.parsed(lambda: names.node(target_node, field="target_node"), "")
+        checks.request_id(requester.request_id)
+        checks.done()
+        shown = await self._gathered(await self._read(node_id))
+        check_etag(shown.stored, target.etag, name=target.name)
+        if shown.proof is None:
+            raise FailedPrecondition(
+                f"{target.name} has no fence proof: its instances may still run there",
+                reason="NOT_FENCED",
+                violations=[Violation("FENCE_PROOF", target.name, "fence it, or attest that it is off")],
+                resource=target.name,
+            )
+        begun: list[ShownOperation] = []
+        refused: list[Refusal] = []
+        everything = await self._records.list(INSTANCES)
+        for stored in everything.items:
+            instance = stored.value
+            if instance.node != node_id:
+                continue
+            part = requester
+            if requester.request_id:
+                part = replace(requester, request_id=_part_of_request(requester.request_id, instance.uid))
+            one = Target(instance.name, validate_only=target.validate_only)
+            try:
+                begun.append(await self._instances.evacuate(one, part, node=target_node, allow_rebuild=False))
+            except LeewardError as error:
+                refused.append(Refusal(instance.name, error))
+        return tuple(begun), tuple(refused)
+
+    async def _check_attestable(self, node: Node, boot_id: str) -> None:
+        lease = await self._records.store.get(keys.lease(node.node))
+        if lease is not None:
+            raise FailedPrecondition(
+                f"{node.name} is alive: its heartbeat is there, so it is not off",
+                reason="NODE_ALIVE",
+                violations=[Violation("HEARTBEAT", node.name, "its heartbeat must have ended")],
+                resource=node.name,
+            )
+        if boot_id != node.report.boot_id:
+            raise FailedPrecondition(
+                f"{node.name} was last seen in boot {node.report.boot_id}, not {boot_id}; look at it again",
+                reason="OTHER_BOOT",
+                metadata={"boot_id": node.report.boot_id},
+                violations=[Violation("BOOT", node.name, f"was last seen in boot {node.report.boot_id}")],
+                resource=node.name,
+            )
+
+    async def _change(
+        self, target: Target, request_id: str, checks: Checks, change: Callable[[Node], Node]
+    ) -> ShownNode:
+        node_id = checks.parsed(lambda: names.node(target.name), "")
+        checks.request_id(request_id)
+        checks.done()
+        attempts = 1 if target.etag else _ATTEMPTS
+        while True:
+            attempts -= 1
+            stored = await self._read(node_id)
+            new = change(stored.value)
+            if new == stored.value:
+                return await self._gathered(stored)
+            check_etag(stored, target.etag, name=target.name)
+            if target.validate_only:
+                return await self._gathered(replace(stored, value=new))
+            try:
+                revision = await self._records.commit(Commit().replace(stored, new))
+                return await self._gathered(Stored(stored.key, new, revision, stored.create_revision))
+            except Conflict:
+                if attempts <= 0:
+                    raise
+
+    async def _gathered(self, stored: Stored[Node]) -> ShownNode:
+        node = stored.value
+        lease = await self._records.store.get(keys.lease(node.node))
+        report = self._codec.decode_report(lease.value) if lease else None
+        allocation = await self._records.get(ALLOCATIONS, keys.allocation(node.node))
+        proof = await self._records.get(FENCES, keys.fence(node.node, node.report.boot_id))
+        held = allocation.value if allocation else NodeAllocation(node.node)
+        return ShownNode(stored, report, held, proof.value if proof else None)
+
+    async def _read(self, node_id: str) -> Stored[Node]:
+        stored = await self._records.get(NODES, keys.node(node_id))
+        if stored is None:
+            raise NotFound.named(f"nodes/{node_id}")
+        return stored
+
+
+def _part_of_request(request_id: str, instance_uid: str) -> str:
+    """An idempotency key for one instance's share of a request, as long as such keys may be."""
+    return f"{instance_uid}/{hashlib.sha256(request_id.encode()).hexdigest()[:32]}"

@@ -1,0 +1,54 @@
+"""What a controller is told: a TOML file, `LEEWARD_CONTROLLER_*` in the environment, and flags."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from leeward_controller.core import Policy
+from leeward_controller.failover.model import BrakePolicy, Timing
+from leeward_controller.scheduler.placement import PlacementPolicy
+
+ENVIRONMENT_PREFIX = "LEEWARD_CONTROLLER_"
+
+
+class FenceSettings(BaseModel):
+    """How one node's power is cut: the fence agent's program and its options."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    program: str
+    options: dict[str, str] = Field(default_factory=dict)
+    timeout_s: float = Field(default=20.0, gt=0, le=600)
+
+
+class ControllerSettings(BaseModel):
+    """Everything a controller can be told. Every replica of a cluster must be given the same policy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    listen: list[str] = Field(min_length=1, description="host:port to serve on")
+    advertise: str = Field(description="host:port under which clients and other replicas reach this one")
+    etcd_endpoints: list[str] = Field(min_length=1, description="host:port of the etcd members")
+    tls_dir: Path | None = Field(default=None, description="certificate, key and CA; none: plain text on loopback")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    metrics_listen: str = Field(default="", description="host:port for Prometheus; empty: none")
+    controller_ttl_s: int = Field(default=5, ge=2, le=60)
+    leader_ttl_s: int = Field(default=3, ge=2, le=60)
+    drain_s: float = Field(default=5.0, ge=0, le=600, description="how long open calls may take at SIGTERM")
+    vcpu_overcommit: float = Field(default=4.0, gt=0, le=64)
+    reserved_memory_mib: int = Field(default=512, ge=0)
+    margin_s: float = Field(default=0.5, ge=0.1, le=60, description="added to every bound that safety rests on")
+    slot_fresh_s: float = Field(default=2.5, gt=0, le=60)
+    brake_more_than: int = Field(default=1, ge=1)
+    brake_at_least_share: float = Field(default=0.4, gt=0, le=1)
+    fence: dict[str, FenceSettings] = Field(default_factory=dict, description="by node")
+
+    def policy(self) -> Policy:
+        """The same, as the core takes it."""
+        return Policy(
+            placement=PlacementPolicy(self.vcpu_overcommit, self.reserved_memory_mib),
+            timing=Timing(slot_fresh_s=self.slot_fresh_s, margin_s=self.margin_s),
+            brake=BrakePolicy(self.brake_more_than, self.brake_at_least_share),
+            controller_ttl_s=self.controller_ttl_s,
+            leader_ttl_s=self.leader_ttl_s,
+        )

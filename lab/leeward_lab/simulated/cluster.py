@@ -1,0 +1,182 @@
+"""The cluster: a store, a pool, hosts, controllers, and the network between them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from leeward.agent.api import AgentApi
+from leeward.clock import Clock, Ids, Rng
+from leeward.store.memory import MemoryStore
+from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
+from leeward_agent.hypervisors.simulated.host import SimulatedWorld
+from leeward_agent.storage.memory import MemoryPoolContents
+from leeward_controller.adapters.convert_state import StateCodec
+from leeward_controller.adapters.fence_agents import NoFence
+from leeward_controller.core import ControllerCore, Policy
+from leeward_controller.ports import Fence
+from leeward_lab.simulated.link import CallHook, LinkedAgent, no_hook
+from leeward_lab.simulated.network import CONTROLLERS, STORE, Network
+from leeward_lab.simulated.node import SimulatedNode
+from leeward_lab.simulated.stores import LinkedStore, StoreHook
+from leeward_lab.simulated.stores import no_hook as no_store_hook
+from leeward_lab.simulated.tasks import Life
+
+POOL_ID = "shared"
+
+
+class SimulatedController:
+    """A controller replica that can be killed and drained. `name` is its place in the network."""
+
+    def __init__(self, cluster: "SimulatedCluster", name: str, *, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.core: ControllerCore | None = None
+        self._cluster = cluster
+        self._life = Life()
+
+    def start(
+        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook = no_hook, fence: Fence | None = None
+    ) -> ControllerCore:
+        """Start a new replica; the hooks surround all its calls."""
+        cluster = self._cluster
+        self._life = Life()
+        self.core = ControllerCore(
+            store=cluster.linked_store(self.name, hook=store_hook),
+            codec=StateCodec(),
+            agents=_LinkedAgents(cluster, agent_hook),
+            fence=fence or NoFence(),
+            clock=cluster.clock,
+            ids=cluster.ids,
+            rng=cluster.rng,
+            address=self.address,
+            policy=cluster.policy,
+        )
+        self._life.spawn(self.core.run())
+        return self.core
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is handed over, its keys stay until their leases end."""
+        core, self.core = self.core, None
+        if core is not None:
+            core.abandon()
+        await self._life.end()
+
+    async def stop(self) -> None:
+        """SIGTERM: operations are handed over, keys given up."""
+        self.core = None
+        await self._life.end()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the replica, if it ended by itself."""
+        return self._life.failure
+
+
+class _LinkedAgents:
+    """An `Agents` over the simulated network."""
+
+    def __init__(self, cluster: "SimulatedCluster", hook: CallHook) -> None:
+        self._cluster = cluster
+        self._hook = hook
+
+    def at(self, *, node: str, address: str) -> AgentApi:
+        """The agent of a node, reached as the network stands at each call."""
+        simulated = self._cluster.nodes[node]
+        return LinkedAgent(
+            node, find=partial(self._find, simulated), broken=partial(self._broken, simulated), hook=self._hook
+        )
+
+    def _find(self, node: SimulatedNode) -> AgentApi | None:
+        return node.agent if self._cluster.network.reaches(node.name, CONTROLLERS) else None
+
+    async def _broken(self, node: SimulatedNode) -> None:
+        await self._cluster.broken(node)
+
+
+class SimulatedCluster:
+    """All of it, not yet started. With `files`, guests write their console and boot count below that directory."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        ids: Ids,
+        rng: Rng,
+        nodes: int = 3,
+        policy: Policy | None = None,
+        timing: SimulatedTiming | None = None,
+        lease_ttl_s: int = 5,
+        node_vcpus: int = 8,
+        node_memory_mib: int = 16384,
+        files: Path | None = None,
+        on_run_change: Callable[[str, str, bool, int], None] | None = None,
+    ) -> None:
+        self.clock, self.ids, self.rng = clock, ids, rng
+        self.policy = policy or Policy()
+        self.timing = timing or SimulatedTiming()
+        self.lease_ttl_s = lease_ttl_s
+        self.node_vcpus, self.node_memory_mib = node_vcpus, node_memory_mib
+        self.files = files
+        self.network = Network()
+        self.store = MemoryStore(clock)
+        self.pool = MemoryPoolContents(POOL_ID)
+        self.world = SimulatedWorld(on_run_change=on_run_change)
+        self.nodes = {name: SimulatedNode(self, name) for name in node_names(nodes)}
+        self.controllers: dict[str, SimulatedController] = {}
+
+    def add_controller(self, name: str, *, address: str = "") -> SimulatedController:
+        """A replica, not yet started."""
+        controller = SimulatedController(self, name, address=address or f"{name}.simulated:7443")
+        self.controllers[name] = controller
+        return controller
+
+    def linked_store(self, name: str, *, hook: StoreHook = no_store_hook) -> LinkedStore:
+        """The store as the part of that name reaches it."""
+        return LinkedStore(
+            self.store,
+            reaches=partial(self.network.reaches, name, STORE),
+            linked=partial(self.network.until_healed, name, STORE),
+            hook=hook,
+        )
+
+    async def start_nodes(self) -> None:
+        """Power on every host."""
+        for node in self.nodes.values():
+            await node.power_on()
+
+    async def broken(self, node: SimulatedNode) -> None:
+        """Wait until the link between the controllers and a host's agent breaks."""
+        await _first(node.agent_ended(), self.network.until_cut(node.name, CONTROLLERS))
+
+    async def stop(self) -> None:
+        """End everything, in an order in which nothing waits for what is gone."""
+        for controller in self.controllers.values():
+            await controller.stop()
+        for node in self.nodes.values():
+            await node.power_off()
+        await self.store.close()
+
+    def check_parts(self) -> None:
+        """Raise what ended a part that should have gone on."""
+        failures = [part.failure for part in self.controllers.values()]
+        failures += [part.failure for part in self.nodes.values()]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+
+def node_names(count: int) -> list[str]:
+    """host-a, host-b, ... or, beyond 26, host-001, ..."""
+    if count <= 26:
+        return [f"host-{chr(ord('a') + index)}" for index in range(count)]
+    return [f"host-{index:03}" for index in range(1, count + 1)]
+
+
+async def _first(*waits: Awaitable[None]) -> None:
+    futures = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in futures:
+            future.cancel()

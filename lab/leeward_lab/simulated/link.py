@@ -1,0 +1,177 @@
+"""A controller's calls to a simulated agent, and a node's calls to the store, over a network that may be cut.
+
+A call that finds the link cut never arrives; one whose link is cut, or whose host dies, while it is under way has an
+unknown end: the other side may go on with it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from leeward.agent.api import AgentApi
+from leeward.agent.types import (
+    Caller,
+    ConsoleChunk,
+    DiskFormat,
+    GuestSpec,
+    GuestStatus,
+    ImageFile,
+    MigrationDestination,
+    MigrationLimits,
+    MigrationProgress,
+    NodeReport,
+    RebootMode,
+    SlotObservation,
+)
+from leeward.errors import AgentIndefinite, AgentUnavailable
+
+T = TypeVar("T")
+
+CallHook = Callable[[str, str], Awaitable[None]]
+
+
+async def no_hook(_target: str, _method: str) -> None:
+    """Nothing happens around a call."""
+
+
+class LinkedAgent:
+    """An `AgentApi` whose calls go over a link.
+
+    `find` gives the agent that answers now, or None; `broken` is awaited beside each call and completes when the link
+    breaks. `hook(node, method)` runs before a call leaves and after its answer is back.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        find: Callable[[], AgentApi | None],
+        broken: Callable[[], Awaitable[None]],
+        hook: CallHook = no_hook,
+    ) -> None:
+        self._node = node
+        self._find = find
+        self._broken = broken
+        self._hook = hook
+
+    async def _call(self, method: str, act: Callable[[AgentApi], Awaitable[T]]) -> T:
+        await self._hook(self._node, f"before {method}")
+        agent = self._find()
+        if agent is None:
+            raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
+        result = await self._race(agent, act)
+        await self._hook(self._node, f"after {method}")
+        return result
+
+    async def _race(self, agent: AgentApi, act: Callable[[AgentApi], Awaitable[T]]) -> T:
+        call: asyncio.Future[T] = asyncio.ensure_future(_as_coroutine(act(agent)))
+        broken = asyncio.ensure_future(_as_coroutine(self._broken()))
+        try:
+            await asyncio.wait({call, broken}, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return call.result()
+        finally:
+            broken.cancel()
+            call.cancel()
+        raise AgentIndefinite(f"nodes/{self._node} was lost in mid-call")
+
+    async def _stream(self, method: str, open_: Callable[[AgentApi], AsyncIterator[T]]) -> AsyncIterator[T]:
+        await self._hook(self._node, f"before {method}")
+        agent = self._find()
+        if agent is None:
+            raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
+        stream = open_(agent)
+        try:
+            while True:
+                try:
+                    item = await self._race(agent, lambda _: anext(stream))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            await _close(stream)
+
+    async def describe_node(self) -> NodeReport:
+        return await self._call("describe_node", lambda agent: agent.describe_node())
+
+    async def list_guests(self) -> tuple[GuestStatus, ...]:
+        return await self._call("list_guests", lambda agent: agent.list_guests())
+
+    async def get_guest(self, *, uid: str) -> GuestStatus:
+        return await self._call("get_guest", lambda agent: agent.get_guest(uid=uid))
+
+    def watch_guests(self) -> AsyncIterator[GuestStatus]:
+        return self._stream("watch_guests", lambda agent: agent.watch_guests())
+
+    async def observe_slots(self) -> tuple[SlotObservation, ...]:
+        return await self._call("observe_slots", lambda agent: agent.observe_slots())
+
+    async def store_image(
+        self, *, pool_id: str, digest: str, format: DiskFormat, size_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> ImageFile:
+        return await self._call(
+            "store_image",
+            lambda agent: agent.store_image(
+                pool_id=pool_id, digest=digest, format=format, size_bytes=size_bytes, chunks=chunks
+            ),
+        )
+
+    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        return self._stream("read_image", lambda agent: agent.read_image(pool_id=pool_id, digest=digest, offset=offset))
+
+    async def delete_image(self, *, pool_id: str, digest: str) -> None:
+        await self._call("delete_image", lambda agent: agent.delete_image(pool_id=pool_id, digest=digest))
+
+    async def create_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("create_disk", lambda agent: agent.create_disk(caller, spec=spec))
+
+    async def claim_run_epoch(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("claim_run_epoch", lambda agent: agent.claim_run_epoch(caller, spec=spec))
+
+    async def start_guest(self, caller: Caller, *, spec: GuestSpec) -> GuestStatus:
+        return await self._call("start_guest", lambda agent: agent.start_guest(caller, spec=spec))
+
+    async def stop_guest(self, caller: Caller, *, uid: str, grace_period_s: float) -> GuestStatus:
+        return await self._call(
+            "stop_guest", lambda agent: agent.stop_guest(caller, uid=uid, grace_period_s=grace_period_s)
+        )
+
+    async def reboot_guest(self, caller: Caller, *, uid: str, mode: RebootMode, timeout_s: float) -> RebootMode:
+        return await self._call(
+            "reboot_guest", lambda agent: agent.reboot_guest(caller, uid=uid, mode=mode, timeout_s=timeout_s)
+        )
+
+    async def resume_guest(self, caller: Caller, *, uid: str) -> GuestStatus:
+        return await self._call("resume_guest", lambda agent: agent.resume_guest(caller, uid=uid))
+
+    async def remove_guest(self, caller: Caller, *, uid: str) -> None:
+        await self._call("remove_guest", lambda agent: agent.remove_guest(caller, uid=uid))
+
+    async def delete_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("delete_disk", lambda agent: agent.delete_disk(caller, spec=spec))
+
+    def migrate_guest(
+        self, caller: Caller, *, spec: GuestSpec, destination: MigrationDestination, limits: MigrationLimits
+    ) -> AsyncIterator[MigrationProgress]:
+        return self._stream(
+            "migrate_guest",
+            lambda agent: agent.migrate_guest(caller, spec=spec, destination=destination, limits=limits),
+        )
+
+    async def cancel_migration(self, caller: Caller, *, uid: str) -> None:
+        await self._call("cancel_migration", lambda agent: agent.cancel_migration(caller, uid=uid))
+
+    async def read_console(self, *, uid: str, offset: int, limit_bytes: int) -> ConsoleChunk:
+        return await self._call(
+            "read_console", lambda agent: agent.read_console(uid=uid, offset=offset, limit_bytes=limit_bytes)
+        )
+
+
+async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+async def _close(stream: AsyncIterator[Any]) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()

@@ -1,0 +1,155 @@
+"""A simulated host with everything that runs on it: guests, guard, agent, both heartbeats."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leeward import keys
+from leeward.agent.convert import decode_node_report, encode_node_report
+from leeward.agent.types import GuestState, MigrationDestination, StopCause
+from leeward.errors import AgentUnavailable
+from leeward_agent.claims import MemoryClaims
+from leeward_agent.core import Agent, NodeIdentity
+from leeward_agent.guard.simulated import SimulatedGuard
+from leeward_agent.heartbeat.service import HeartbeatService
+from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
+from leeward_agent.ports import MigrationRoute, MigrationTransport
+from leeward_agent.reconcile import Leftover
+from leeward_agent.storage.memory import MemoryPool
+from leeward_lab.simulated.tasks import Life
+
+if TYPE_CHECKING:
+    from leeward_lab.simulated.cluster import SimulatedCluster
+
+_NOWHERE = Path("/nonexistent")
+
+
+class _MemoryQuarantine:
+    """Leftovers, kept for the test that asks."""
+
+    def __init__(self) -> None:
+        self.leftovers: list[Leftover] = []
+
+    async def keep(self, leftover: Leftover, definition: str) -> None:
+        self.leftovers.append(leftover)
+
+
+class SimulatedNode:
+    """One host. Its claims survive its agent, its guard survives the agent too, and nothing survives its power."""
+
+    def __init__(self, cluster: "SimulatedCluster", name: str) -> None:
+        self.name = name
+        self.address = f"{name}.simulated:7444"
+        self.host = cluster.world.add_host(
+            name,
+            clock=cluster.clock,
+            timing=cluster.timing,
+            vcpus=cluster.node_vcpus,
+            memory_mib=cluster.node_memory_mib,
+            writes_files=cluster.files is not None,
+        )
+        self.quarantine = _MemoryQuarantine()
+        self.agent: Agent | None = None
+        self.heartbeats: HeartbeatService | None = None
+        self.boot_id = ""
+        self.killed_by_guard: list[tuple[float, str]] = []
+        self._cluster = cluster
+        self._claims = MemoryClaims()
+        self._guard: SimulatedGuard | None = None
+        self._host_life = Life()
+        self._agent_life = Life()
+
+    async def power_on(self) -> None:
+        """Boot: a new boot id, guard and agent start."""
+        if not self.host.powered:
+            self.host.power_on()
+        self.boot_id = self._cluster.ids.new()
+        self._host_life = Life()
+        self._guard = SimulatedGuard(self._cluster.clock, kill=self._kill_guests, delay_s=0.05)
+        self._host_life.spawn(self._guard.run())
+        await self.start_agent()
+
+    async def power_off(self) -> None:
+        """Cut the power: guests, guard and agent are gone in this instant."""
+        self.host.power_off()
+        self.agent = None
+        await self._agent_life.end()
+        await self._host_life.end()
+
+    async def start_agent(self) -> None:
+        """Start the agent on the running host."""
+        cluster = self._cluster
+        self._agent_life = Life()
+        pool = MemoryPool(cluster.pool, cluster.clock, node=self.name, root=cluster.files)
+        hypervisor = SimulatedHypervisor(self.host)
+        assert self._guard is not None
+        heartbeats = HeartbeatService(
+            store=cluster.linked_store(self.name),
+            pools=[pool],
+            guard=self._guard,
+            clock=cluster.clock,
+            node=self.name,
+            boot_id=self.boot_id,
+            agent_id=cluster.ids.new(),
+            lease_key=keys.lease(self.name),
+            report=lambda: agent.describe_node(),
+            encode=encode_node_report,
+            decode=decode_node_report,
+            guests=self._running,
+            ttl_s=cluster.lease_ttl_s,
+        )
+        agent = Agent(
+            NodeIdentity(
+                node=self.name,
+                boot_id=self.boot_id,
+                agent_id=cluster.ids.new(),
+                address=self.address,
+                lease_ttl_s=cluster.lease_ttl_s,
+                guard_delay_s=0.0,
+                console_directory=cluster.files or _NOWHERE,
+            ),
+            hypervisor=hypervisor,
+            pools=[pool],
+            claims=self._claims,
+            vitals=heartbeats,
+            routes=self,
+            clock=cluster.clock,
+        )
+        self.agent, self.heartbeats = agent, heartbeats
+        self._agent_life.spawn(heartbeats.run())
+        self._agent_life.spawn(agent.run_events())
+        self._agent_life.spawn(agent.reconciler(self.quarantine, interval_s=5.0).run())
+
+    async def kill_agent(self) -> None:
+        """SIGKILL the agent; its guests and the guard go on."""
+        self.agent = None
+        await self._agent_life.end()
+
+    async def agent_ended(self) -> None:
+        """Wait until the agent that runs now is gone."""
+        await self._agent_life.ended.wait()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended a part that should have gone on, if anything did."""
+        return self._agent_life.failure or self._host_life.failure
+
+    @asynccontextmanager
+    async def open(
+        self, *, operation: str, uid: str, destination: MigrationDestination
+    ) -> AsyncIterator[MigrationRoute]:
+        """The way to another host for a migration: within one process there is nothing to tunnel."""
+        peer = self._cluster.nodes[destination.node]
+        if peer.agent is None or not self._cluster.network.reaches(self.name, destination.node):
+            raise AgentUnavailable(f"nodes/{destination.node} cannot be reached from nodes/{self.name}")
+        yield MigrationRoute(peer=peer.agent, transport=MigrationTransport(_NOWHERE, _NOWHERE, _NOWHERE))
+
+    async def _running(self) -> tuple[str, ...]:
+        return tuple(uid for uid, guest in sorted(self.host.guests.items()) if guest.state is GuestState.RUNNING)
+
+    def _kill_guests(self, _roots: tuple[Path, ...]) -> None:
+        for guest in list(self.host.guests.values()):
+            if guest.active:
+                self.killed_by_guard.append((self._cluster.clock.monotonic_s(), guest.spec.uid))
+                self.host.stop(guest, StopCause.CRASHED)

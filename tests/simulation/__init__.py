@@ -1,0 +1,1 @@
+"""The real controllers and agents on virtual time."""

@@ -1,0 +1,262 @@
+"""Two hosts on which guests run, simulated or real, behind one face, for tests that hold for both."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from leeward_lab.guest.record import boots_in, ticks_in
+from leeward_lab.guest_image import build_guest_image, default_cache_dir
+from leeward_lab.hosts.cluster import Cluster
+from leeward_lab.hosts.host import Host
+
+from leeward.agent.types import DiskFormat, GuestSpec, GuestState, GuestStatus, Nic
+from leeward.clock import SystemClock
+from leeward.errors import HypervisorError
+from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
+from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
+from leeward_agent.hypervisors.simulated.host import SimulatedWorld
+from leeward_agent.ports import Hypervisor, MigrationTransport
+
+NODES = ("host-a", "host-b")
+POOL = "pool-1"
+
+
+def guest_spec(uid: str = "one", *, run_epoch: int = 1) -> GuestSpec:
+    """A small guest; its name holds what XML and shells find special."""
+    return GuestSpec(
+        uid=uid,
+        name=f"projects/<p&q>/instances/{uid} 'x'",
+        vcpus=1,
+        memory_mib=96,
+        disk_gib=1,
+        pool_id=POOL,
+        image_digest="0" * 64,
+        image_format=DiskFormat.RAW,
+        run_epoch=run_epoch,
+        nics=(Nic(mac="52:54:00:12:34:56"),),
+    )
+
+
+async def until(holds: Callable[[], Awaitable[bool]], *, within_s: float, what: str) -> None:
+    """Wait until it holds; fail the test after `within_s`."""
+    deadline_s = time.monotonic() + within_s
+    while not await holds():
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"not within {within_s:g} s: {what}")
+        await asyncio.sleep(0.05)
+
+
+class HypervisorLab(ABC):
+    """Two hosts with a shared pool."""
+
+    directory: Path
+    drivers: dict[str, Hypervisor]
+
+    @property
+    def a(self) -> Hypervisor:
+        return self.drivers["host-a"]
+
+    @property
+    def b(self) -> Hypervisor:
+        return self.drivers["host-b"]
+
+    async def start(self, hypervisor: Hypervisor, spec: GuestSpec) -> None:
+        """Start a guest, with a fresh disk if it has none."""
+        if not self.disk(spec.uid).exists():
+            self.make_disk(spec.uid)
+        await hypervisor.start(spec, disk=self.disk(spec.uid), console_log=self.console_log(spec.uid))
+
+    async def boot(self, hypervisor: Hypervisor, spec: GuestSpec) -> None:
+        """Start it and wait until it writes."""
+        await self.start(hypervisor, spec)
+        await self.ticks_on(spec.uid)
+
+    async def ticks_on(self, uid: str) -> None:
+        """Wait until the guest's console shows a line that it did not show before."""
+        before = len(ticks_in(self.console(uid)))
+
+        async def ticked() -> bool:
+            return len(ticks_in(self.console(uid))) > before
+
+        await until(ticked, within_s=40, what=f"a new line on the console of {uid}")
+
+    def console(self, uid: str) -> str:
+        path = self.console_log(uid)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def boots(self, uid: str) -> list[int]:
+        """The boots that the console shows."""
+        return boots_in(self.console(uid))
+
+    async def becomes(
+        self, hypervisor: Hypervisor, state: GuestState, *, uid: str = "one", within_s: float = 20
+    ) -> GuestStatus:
+        """Wait for a guest's state, ignoring that libvirt may not answer meanwhile."""
+
+        async def is_it() -> bool:
+            try:
+                return (await hypervisor.get_guest(uid)).state is state
+            except HypervisorError:
+                return False
+
+        await until(is_it, within_s=within_s, what=f"{uid} {state}")
+        return await hypervisor.get_guest(uid)
+
+    def disk(self, uid: str) -> Path:
+        return self.directory / "pool" / f"{uid}.qcow2"
+
+    def console_log(self, uid: str) -> Path:
+        return self.directory / "pool" / f"{uid}.log"
+
+    @abstractmethod
+    def make_disk(self, uid: str) -> None: ...
+
+    @abstractmethod
+    def transport(self, to: str) -> MigrationTransport: ...
+
+    @abstractmethod
+    async def restart_driver(self, node: str) -> None:
+        """As when the agent ends and starts again."""
+
+    @abstractmethod
+    async def crash_guest(self, node: str, uid: str) -> None:
+        """End its process from outside."""
+
+    @abstractmethod
+    async def power_off(self, node: str) -> None: ...
+
+    @abstractmethod
+    def break_start(self, uid: str) -> None:
+        """Make its next start fail."""
+
+
+class SimulatedLab(HypervisorLab):
+    """Hosts in memory. That no guest ever has its disk on two of them is checked all along."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "pool").mkdir()
+        self.holders: dict[str, list[str]] = {}
+        self.world = SimulatedWorld(on_run_change=self._run_changed)
+        timing = SimulatedTiming(tick_s=0.1)
+        hosts = [
+            self.world.add_host(node, clock=SystemClock(), timing=timing, writes_files=True) for node in NODES
+        ]
+        self.drivers = {host.node: SimulatedHypervisor(host) for host in hosts}
+
+    def make_disk(self, uid: str) -> None:
+        self.disk(uid).touch()
+
+    def transport(self, to: str) -> MigrationTransport:
+        nowhere = Path("/nonexistent")
+        return MigrationTransport(nowhere, nowhere, nowhere)
+
+    async def restart_driver(self, node: str) -> None:
+        await self.drivers[node].close()
+        self.drivers[node] = SimulatedHypervisor(self.world.hosts[node])
+
+    async def crash_guest(self, node: str, uid: str) -> None:
+        self.world.hosts[node].guest_crash(uid)
+
+    async def power_off(self, node: str) -> None:
+        self.world.hosts[node].power_off()
+
+    def break_start(self, uid: str) -> None:
+        self.world.hosts["host-a"].start_error = f"no such disk: {self.disk(uid)}"
+
+    def _run_changed(self, uid: str, node: str, running: bool, run_epoch: int) -> None:
+        holders = self.holders.setdefault(uid, [])
+        if running:
+            assert not holders, f"{uid} starts on {node} while it has its disk on {holders}"
+            holders.append(node)
+        else:
+            holders.remove(node)
+
+
+class LibvirtLab(HypervisorLab):
+    """Hosts made of namespaces, each with its own libvirtd."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.directory = cluster.directory
+        self.hosts: dict[str, Host] = {node: cluster.add_host(node) for node in NODES}
+        self.drivers = {}
+
+    async def power_on(self) -> None:
+        for node, host in self.hosts.items():
+            await host.start()
+            self.drivers[node] = self._driver(host)
+
+    def make_disk(self, uid: str) -> None:
+        build_guest_image(self.disk(uid), cache_dir=default_cache_dir())
+
+    def transport(self, to: str) -> MigrationTransport:
+        memory = self.directory / "memory.sock"
+        return MigrationTransport(self.hosts[to].libvirt_socket, memory, memory)
+
+    async def restart_driver(self, node: str) -> None:
+        await self.drivers[node].close()
+        self.drivers[node] = self._driver(self.hosts[node])
+
+    async def crash_guest(self, node: str, uid: str) -> None:
+        os.kill(self.qemu_pid(uid), signal.SIGKILL)
+
+    def qemu_pid(self, uid: str) -> int:
+        """The guest's process; the test fails unless there is exactly one."""
+        pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_qemu(path, self.disk(uid))]
+        assert len(pids) == 1, f"QEMUs of {uid}: {pids}"
+        return pids[0]
+
+    async def power_off(self, node: str) -> None:
+        await self.hosts[node].power_off()
+
+    def break_start(self, uid: str) -> None:
+        self.disk(uid).write_bytes(b"not a disk")
+
+    def _driver(self, host: Host) -> Hypervisor:
+        from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator
+        from leeward_agent.hypervisors.libvirt.driver import LibvirtHypervisor
+
+        uri = f"qemu:///system?socket={host.libvirt_socket}"
+        return LibvirtHypervisor(clock=SystemClock(), accelerator=Accelerator.TCG, uri=uri)
+
+
+@asynccontextmanager
+async def simulated_lab(directory: Path) -> AsyncIterator[SimulatedLab]:
+    """Two simulated hosts."""
+    lab = SimulatedLab(directory)
+    try:
+        yield lab
+    finally:
+        for node in NODES:
+            lab.world.hosts[node].power_off()
+            await lab.drivers[node].close()
+
+
+@asynccontextmanager
+async def libvirt_lab(directory: Path) -> AsyncIterator[LibvirtLab]:
+    """Two real hosts; skips the test where they cannot be had."""
+    if os.geteuid() != 0 or shutil.which("libvirtd") is None:
+        pytest.skip("needs root, libvirt and QEMU")
+    async with await Cluster.create(directory, f"hypervisor-{os.getpid()}") as cluster:
+        lab = LibvirtLab(cluster)
+        try:
+            await lab.power_on()
+            yield lab
+        finally:
+            for driver in lab.drivers.values():
+                await driver.close()
+
+
+def _is_qemu(cmdline: Path, disk: Path) -> bool:
+    try:
+        command = cmdline.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return b"qemu-system" in command.split(b"\0")[0] and str(disk).encode() in command
