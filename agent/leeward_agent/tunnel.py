@@ -23,6 +23,7 @@ from leeward_agent.tunnel_server import memory_socket
 _log = structlog.get_logger(__name__)
 
 _BACKLOG = 16
+_CLOSING_S = 0.5
 _LONGEST_TUNNEL_S = 24 * 3600.0
 # sun_path in linux/un.h is 108 bytes with the terminating zero.
 _UNIX_PATH_MAX = 107
@@ -71,6 +72,9 @@ async def _listening(path: Path, peer: GrpcAgentClient, header: pb.TunnelHeader)
         yield
     finally:
         _remove(path)
+        if connections:
+            # The programs behind them are done, and close them now.
+            await asyncio.wait(connections, timeout=_CLOSING_S)
         tasks = {accepting, *connections}
         for task in tasks:
             task.cancel()

@@ -11,10 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from leeward_lab.guest.record import boots_in, ticks_in
-from leeward_lab.guest_image import build_guest_image, default_cache_dir
-from leeward_lab.hosts.cluster import Cluster
-from leeward_lab.hosts.host import Host
 
 from leeward.agent.types import DiskFormat, GuestSpec, GuestState, GuestStatus, Nic
 from leeward.clock import SystemClock
@@ -23,6 +19,10 @@ from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.ports import Hypervisor, MigrationTransport
+from leeward_lab.guest.record import boots_in, ticks_in
+from leeward_lab.guest_image import build_guest_image, default_cache_dir
+from leeward_lab.hosts.cluster import Cluster
+from leeward_lab.hosts.host import Host
 
 NODES = ("host-a", "host-b")
 POOL = "pool-1"
@@ -58,6 +58,8 @@ class HypervisorLab(ABC):
 
     directory: Path
     drivers: dict[str, Hypervisor]
+    # At this rate a guest that has booted takes seconds, so that something can be done to it meanwhile.
+    slow_mib_s: int
 
     @property
     def a(self) -> Hypervisor:
@@ -133,6 +135,16 @@ class HypervisorLab(ABC):
     async def power_off(self, node: str) -> None: ...
 
     @abstractmethod
+    async def start_on_frail_storage(self, spec: GuestSpec) -> None:
+        """Start a guest on host-a with its disk on storage that can be made to fail."""
+
+    @abstractmethod
+    async def fail_storage(self) -> None: ...
+
+    @abstractmethod
+    async def restore_storage(self) -> None: ...
+
+    @abstractmethod
     def break_start(self, uid: str) -> None:
         """Make its next start fail."""
 
@@ -140,15 +152,15 @@ class HypervisorLab(ABC):
 class SimulatedLab(HypervisorLab):
     """Hosts in memory. That no guest ever has its disk on two of them is checked all along."""
 
+    slow_mib_s = 64
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "pool").mkdir()
         self.holders: dict[str, list[str]] = {}
         self.world = SimulatedWorld(on_run_change=self._run_changed)
         timing = SimulatedTiming(tick_s=0.1)
-        hosts = [
-            self.world.add_host(node, clock=SystemClock(), timing=timing, writes_files=True) for node in NODES
-        ]
+        hosts = [self.world.add_host(node, clock=SystemClock(), timing=timing, writes_files=True) for node in NODES]
         self.drivers = {host.node: SimulatedHypervisor(host) for host in hosts}
 
     def make_disk(self, uid: str) -> None:
@@ -168,6 +180,15 @@ class SimulatedLab(HypervisorLab):
     async def power_off(self, node: str) -> None:
         self.world.hosts[node].power_off()
 
+    async def start_on_frail_storage(self, spec: GuestSpec) -> None:
+        await self.start(self.a, spec)
+
+    async def fail_storage(self) -> None:
+        self.world.hosts["host-a"].lose_storage(POOL)
+
+    async def restore_storage(self) -> None:
+        self.world.hosts["host-a"].restore_storage(POOL)
+
     def break_start(self, uid: str) -> None:
         self.world.hosts["host-a"].start_error = f"no such disk: {self.disk(uid)}"
 
@@ -182,6 +203,8 @@ class SimulatedLab(HypervisorLab):
 
 class LibvirtLab(HypervisorLab):
     """Hosts made of namespaces, each with its own libvirtd."""
+
+    slow_mib_s = 16
 
     def __init__(self, cluster: Cluster) -> None:
         self.directory = cluster.directory
@@ -209,12 +232,41 @@ class LibvirtLab(HypervisorLab):
 
     def qemu_pid(self, uid: str) -> int:
         """The guest's process; the test fails unless there is exactly one."""
-        pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_qemu(path, self.disk(uid))]
+        pids = [
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_qemu(path, self.disk(uid))
+        ]
         assert len(pids) == 1, f"QEMUs of {uid}: {pids}"
         return pids[0]
 
     async def power_off(self, node: str) -> None:
         await self.hosts[node].power_off()
+
+    async def start_on_frail_storage(self, spec: GuestSpec) -> None:
+        """On a small file system, which can be filled: the guest's first write finds no space."""
+        self.make_disk(spec.uid)
+        volume = self.directory / "volume"
+        with volume.open("wb") as file:
+            file.truncate(24 * 1024 * 1024)
+        self._frail.mkdir()
+        disk = self._frail / "disk.qcow2"
+        await self._on_host(
+            f"mkfs.ext4 -q {volume} && mount -o loop {volume} {self._frail}"
+            f" && qemu-img create -q -f qcow2 -b {self.disk(spec.uid)} -F qcow2 {disk}"
+        )
+        await self.a.start(spec, disk=disk, console_log=self.console_log(spec.uid))
+
+    async def fail_storage(self) -> None:
+        await self._on_host(f"! dd if=/dev/zero of={self._frail}/filler bs=64k status=none 2>/dev/null")
+
+    async def restore_storage(self) -> None:
+        await self._on_host(f"rm {self._frail}/filler")
+
+    @property
+    def _frail(self) -> Path:
+        return self.directory / "frail"
+
+    async def _on_host(self, script: str) -> None:
+        await self.hosts["host-a"].run(["sh", "-c", script])
 
     def break_start(self, uid: str) -> None:
         self.disk(uid).write_bytes(b"not a disk")

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
@@ -124,7 +124,7 @@ class PublicLab:
         core = self.cluster.add_controller(name, address=address).start()
         face = self.serve(core, address=address, principal=principal)
         await face.server.start()
-        await until(lambda: self._knows_nodes(core))
+        assert await core.view.wait_for(lambda: self._knows_nodes(core), timeout_s=WAIT_S)
         return face
 
     def serve(self, core: ControllerCore, *, address: str, principal: Principal) -> Face:
@@ -178,10 +178,3 @@ async def add_flavor(face: Face, name: str = "small", *, vcpus: int = 1, memory_
     request = flavor_service_pb2.CreateFlavorRequest(flavor_id=name)
     request.flavor.vcpus, request.flavor.memory_mib, request.flavor.disk_gib = vcpus, memory_mib, 1
     await face.flavors.CreateFlavor(request)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, within a bound."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -1,6 +1,5 @@
 """What a table shows of each kind of resource."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from leeward.cli.describe import enum_text, time_text
 from leeward.cli.names import short
 from leeward.cli.units import age_text, duration_text, size_text
 from leeward.client.operations import metadata_of
+from leeward.clock import SystemClock
 from leeward.v1.flavor_pb2 import Flavor
 from leeward.v1.image_pb2 import DiskFormat, Image
 from leeward.v1.instance_pb2 import Instance, InstanceEvent
@@ -159,4 +159,4 @@ def _at(timestamp: Timestamp) -> float:
 
 
 def _age(timestamp: Timestamp) -> str:
-    return age_text(time.time() - timestamp.seconds) if timestamp.seconds else ""
+    return age_text(SystemClock().now().timestamp() - timestamp.seconds) if timestamp.seconds else ""

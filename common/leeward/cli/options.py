@@ -34,7 +34,7 @@ def _declared(
         typer.Option(
             "--tls-dir",
             metavar="DIR",
-            help="Directory with ca.pem, cert.pem and key.pem. Without: plain text, to loopback only. [LEEWARD_TLS_DIR]",
+            help="Directory with ca.pem, cert.pem, key.pem. Without it: plain text, to loopback. [LEEWARD_TLS_DIR]",
             callback=_remember,
             expose_value=False,
         ),

@@ -175,7 +175,7 @@ class Executor:
             decision.node, decision.boot_id, decision.kind, decision.evidence, self._clock.now(), self._controller_id
         )
         log.warning("failover.proof", node=decision.node, kind=decision.kind, evidence=decision.evidence)
-        await self._commit(Commit().put(keys.fence(decision.node, decision.boot_id), proof))
+        await self._commit(Commit().create(keys.fence(decision.node, decision.boot_id), proof))
 
     def _power_off(self, node_id: str, boot_id: str) -> None:
         task = asyncio.ensure_future(self._power_off_and_prove(node_id, boot_id))

@@ -13,9 +13,7 @@ class LabError(LeewardError):
     reason = "LAB"
 
 
-def run_tool(
-    command: Sequence[str | Path], *, timeout_s: float, stdin: bytes = b"", cwd: Path | None = None
-) -> bytes:
+def run_tool(command: Sequence[str | Path], *, timeout_s: float, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
     """Run a program to its end and return what it wrote to stdout; `LabError` if it fails or takes too long."""
     shown = " ".join(str(word) for word in command)
     try:

@@ -58,7 +58,6 @@ def _busybox() -> Iterable[_Entry]:
             yield _Entry(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
 
 
-
 def _newc(entries: Iterable[_Entry]) -> bytes:
     """The archive in cpio's `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst of Linux)."""
     parts: list[bytes] = []

@@ -110,9 +110,7 @@ class Host:
         inside = self._namespaces().enter(["setpriv", "--pdeathsig", "KILL", "--", *command])
         return await run(inside, timeout_s=timeout_s, stdin=stdin, check=check, env=env)
 
-    async def spawn(
-        self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None
-    ) -> Spawned:
+    async def spawn(self, command: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> Spawned:
         """Start a long-running program inside, its output in `log/NAME.log`. It ends with the host, if not before.
 
         The pid is the one seen from the machine. `LabError` when a program of that name runs already.

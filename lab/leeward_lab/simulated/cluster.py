@@ -44,7 +44,7 @@ class SimulatedController:
         self.core = ControllerCore(
             store=cluster.linked_store(self.name, hook=store_hook),
             codec=StateCodec(),
-            agents=_LinkedAgents(cluster, agent_hook),
+            agents=cluster.linked_agents(agent_hook),
             fence=fence or NoFence(),
             clock=cluster.clock,
             ids=cluster.ids,
@@ -73,7 +73,7 @@ class SimulatedController:
         return self._life.failure
 
 
-class _LinkedAgents:
+class LinkedAgents:
     """An `Agents` over the simulated network."""
 
     def __init__(self, cluster: "SimulatedCluster", hook: CallHook) -> None:
@@ -139,6 +139,10 @@ class SimulatedCluster:
             linked=partial(self.network.until_healed, name, STORE),
             hook=hook,
         )
+
+    def linked_agents(self, hook: CallHook = no_hook) -> LinkedAgents:
+        """The agents as controllers reach them."""
+        return LinkedAgents(self, hook)
 
     async def start_nodes(self) -> None:
         """Power on every host."""

@@ -16,7 +16,7 @@ class SimulatedTiming:
     prepare_s: float = 0.05
     switch_s: float = 0.02
     memory_mib_s: float = 1024.0  # Unless limited by the caller.
-    dirty_mib_s: float = 64.0
+    dirty_mib_s: float = 8.0
     step_s: float = 0.1  # Between two reports of a migration.
     unresponsive_s: float = 10.0  # After which a call on an unresponsive host fails.
 

@@ -1,0 +1,148 @@
+"""How things go on, on standard error: live bars at a terminal, else a line at each step."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from leeward.cli.columns import operation_verb, phase_text
+from leeward.cli.describe import enum_text, seconds_of
+from leeward.cli.names import short
+from leeward.cli.units import duration_text, size_text
+from leeward.client.images import Progress
+from leeward.v1.operation_pb2 import MigrationPhase, MigrationProgress, OperationMetadata
+from leeward.v1.operation_service_pb2 import WatchOperationResponse
+
+
+class OperationsView(Protocol):
+    """Shows operations while they run."""
+
+    def update(self, response: WatchOperationResponse) -> None:
+        """Show this moment of an operation."""
+        ...
+
+    def close(self) -> None:
+        """Leave the screen as it is; nothing more is shown. May be repeated."""
+        ...
+
+
+@contextmanager
+def operations_view() -> Iterator[OperationsView]:
+    """The view that fits standard error."""
+    if sys.stderr.isatty():
+        from leeward.cli.bars import OperationBars
+
+        view: OperationsView = OperationBars()
+    else:
+        view = OperationLines()
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+def bytes_view(title: str) -> AbstractContextManager[Progress]:
+    """Shows how far a file is, as fits standard error."""
+    if sys.stderr.isatty():
+        from leeward.cli.bars import byte_bar
+
+        return byte_bar(title)
+    return _byte_lines(title)
+
+
+class OperationLines:
+    """A plain line when an operation comes to another step, and when it ends."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+        self._open = True
+
+    def update(self, response: WatchOperationResponse) -> None:
+        """Print a line if this moment tells of another step than the last one."""
+        metadata = response.metadata
+        story = end_text(metadata) if response.operation.done else step_text(metadata)
+        if self._open and story and self._last.get(response.operation.name) != story:
+            self._last[response.operation.name] = story
+            print(f"{title_of(metadata)}: {story}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Print no more."""
+        self._open = False
+
+
+def title_of(metadata: OperationMetadata) -> str:
+    """What is being done to what: `live-migrate web-1`."""
+    return f"{operation_verb(metadata)} {short(metadata.instance or metadata.node)}".strip()
+
+
+def step_text(metadata: OperationMetadata) -> str:
+    """The step that is being taken, without figures that change all the time."""
+    parts = [metadata.step]
+    if phase_text(metadata) == "UNDOING":
+        parts = [f"undoing, {metadata.step}" if metadata.step else "undoing"]
+    if metadata.target_node:
+        parts.append(f"to {short(metadata.target_node)}")
+    if metadata.attempt > 1:
+        parts.append(f"attempt {metadata.attempt}")
+    if metadata.HasField("migration"):
+        phase = enum_text(MigrationPhase.DESCRIPTOR, metadata.migration.phase).lower()
+        parts += [part for part in (phase, metadata.migration.decision) if part]
+    if metadata.note:
+        parts.append(metadata.note)
+    return ", ".join(part for part in parts if part)
+
+
+def end_text(metadata: OperationMetadata) -> str:
+    """How it ended and how long it took."""
+    outcome = {"SUCCEEDED": "done"}.get(phase_text(metadata), phase_text(metadata).lower() or "ended")
+    parts = [outcome]
+    if metadata.HasField("end_time") and metadata.HasField("create_time"):
+        took_s = metadata.end_time.ToNanoseconds() - metadata.create_time.ToNanoseconds()
+        parts.append(f"in {duration_text(took_s / 1e9)}")
+    if metadata.HasField("migration") and metadata.migration.HasField("downtime"):
+        parts.append(f"the guest stood still for {duration_text(seconds_of(metadata.migration.downtime))}")
+    return ", ".join(parts).replace("done, in", "done in")
+
+
+def migration_text(migration: MigrationProgress) -> str:
+    """The figures of a live migration that are known, in one line."""
+    parts = [enum_text(MigrationPhase.DESCRIPTOR, migration.phase).lower()]
+    if migration.memory_total_bytes:
+        parts.append(f"{size_text(migration.memory_remaining_bytes)} of {size_text(migration.memory_total_bytes)} left")
+    if migration.throughput_bytes_per_second:
+        parts.append(f"{size_text(migration.throughput_bytes_per_second)}/s")
+    if migration.dirty_rate_bytes_per_second:
+        parts.append(f"dirtied at {size_text(migration.dirty_rate_bytes_per_second)}/s")
+    if migration.iteration:
+        parts.append(f"pass {migration.iteration}")
+    if migration.HasField("remaining"):
+        parts.append(f"{duration_text(seconds_of(migration.remaining))} to go")
+    if migration.HasField("downtime"):
+        parts.append(f"stood still for {duration_text(seconds_of(migration.downtime))}")
+    elif migration.HasField("expected_downtime"):
+        parts.append(f"would stand still for {duration_text(seconds_of(migration.expected_downtime))}")
+    if migration.decision:
+        parts.append(migration.decision)
+    return " · ".join(part for part in parts if part)
+
+
+def percent_of(metadata: OperationMetadata) -> float:
+    """How much is done, 0 to 100: by the memory that a live migration has moved, where that tells more."""
+    migration = metadata.migration
+    if migration.phase == MigrationPhase.MIGRATION_PHASE_COPYING and migration.memory_total_bytes:
+        moved = migration.memory_total_bytes - migration.memory_remaining_bytes
+        return max(0.0, 100 * moved / migration.memory_total_bytes)
+    return float(metadata.percent)
+
+
+@contextmanager
+def _byte_lines(title: str) -> Iterator[Progress]:
+    last = ""
+
+    def show(stage: str, done_bytes: int, total_bytes: int) -> None:
+        nonlocal last
+        if stage != last:
+            last = stage
+            print(f"{title}: {stage} {size_text(total_bytes)}", file=sys.stderr, flush=True)
+
+    yield show

@@ -1,0 +1,117 @@
+"""`leeward-agent` and `leeward-guard` as programs on the laboratory's hosts, with an etcd beside them."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.etcd import etcd_cluster
+
+from leeward import keys
+from leeward.agent.client import GrpcAgentClient, connect_agent
+from leeward.agent.convert import decode_node_report
+from leeward.agent.types import NodeReport
+from leeward.clock import RandomIds, SystemClock
+from leeward.identity import Role
+from leeward.pki import init_ca
+from leeward.store.etcd import EtcdStore
+from leeward_agent.storage.directory import DirectoryPool
+from leeward_lab.hosts.cluster import Cluster
+from leeward_lab.hosts.host import Host
+
+PORT = 7444
+_UP_S = 60.0
+
+
+@dataclass(slots=True)
+class RealAgent:
+    """One host's agent, and a client for it with a controller's certificate."""
+
+    host: Host
+    api: GrpcAgentClient
+    environment: dict[str, str]
+
+    @property
+    def node(self) -> str:
+        return self.host.name
+
+    @property
+    def address(self) -> str:
+        return f"{self.host.address}:{PORT}"
+
+    async def start(self) -> None:
+        """Start the program; it is not ready yet."""
+        await self.host.spawn(_program("leeward_agent.main"), name="agent", env=self.environment)
+
+
+@dataclass(slots=True)
+class RealAgents:
+    """Agents by node, the store they write to, and their pool's id."""
+
+    cluster: Cluster
+    store: EtcdStore
+    pool_id: str
+    agents: dict[str, RealAgent] = field(default_factory=dict)
+
+    async def until_reported(self, node: str, *, other_than: str = "") -> NodeReport:
+        """The report of the node's agent, once the guard is armed; another agent's than the one with that id."""
+        async with asyncio.timeout(_UP_S):
+            while True:
+                held = await self.store.get(keys.lease(node))
+                if held is not None:
+                    report = decode_node_report(held.value)
+                    if report.guard_armed and report.agent_id != other_than:
+                        return report
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def real_agents(directory: Path, *nodes: str) -> AsyncIterator[RealAgents]:
+    """Powered-on hosts with libvirt, guard and agent, over mutual TLS; all gone at the end."""
+    ca = init_ca(directory / "ca")
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(await Cluster.create(directory / "lab", "agents"))
+        etcd = stack.enter_context(etcd_cluster(directory / "etcd", host=cluster.gateway))
+        store = EtcdStore(etcd.endpoints, tls=None, clock=SystemClock())
+        stack.push_async_callback(store.close)
+        pool = await DirectoryPool.open_or_create(cluster.pool, RandomIds())
+        await pool.close()
+        made = RealAgents(cluster=cluster, store=store, pool_id=pool.pool_id)
+        controller = ca.issue(Role.CONTROLLER, "control-1")
+        for node in nodes:
+            host = cluster.add_host(node)
+            tls = ca.write(ca.issue(Role.AGENT, node))
+            api = await stack.enter_async_context(connect_agent(node, f"{host.address}:{PORT}", controller))
+            settings = {
+                "node": node,
+                "listen": f"{host.address}:{PORT}",
+                "tls_directory": str(tls),
+                "etcd_endpoints": etcd.endpoints[0],
+                "etcd_tls": "false",
+                "pools": str(cluster.pool),
+                "state_directory": str(host.directory / "agent"),
+                "console_directory": str(directory / "console"),
+                "guard_socket": "/run/guard.sock",
+            }
+            environment = {f"LEEWARD_AGENT_{name.upper()}": value for name, value in settings.items()}
+            made.agents[node] = RealAgent(host=host, api=api, environment=environment)
+        for agent in made.agents.values():
+            await agent.host.start()
+            guard = [
+                *_program("leeward_agent.guard.main"),
+                "--socket",
+                "/run/guard.sock",
+                "--state",
+                "/run/guard.state",
+            ]
+            await agent.host.spawn(guard, name="guard")
+            await agent.start()
+        for node in nodes:
+            await made.until_reported(node)
+        yield made
+
+
+def _program(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
