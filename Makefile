@@ -57,7 +57,7 @@ demo: venv-simulated  ## Watch the main job: launch, live-migrate, cut the power
 	@$(BIN)/python -m leeward_lab.demo --hypervisor simulated
 else
 demo: venv
-	@$(BIN)/python -m leeward_lab.demo --hypervisor qemu --directory $(LAB)/demo
+	@$(BIN)/python -m leeward_lab.demo --hypervisor qemu
 endif
 
 .PHONY: up

@@ -201,11 +201,13 @@ class Migrations:
         Its promise: COMPLETED only when nothing is left here, and the guest never stays paused here while it is known
         that the destination does not have it.
         """
-        status = await self._hypervisor.get_guest(uid)
+        status = await self._here(uid)
         if outcome.phase is MigrationPhase.COMPLETED:
             await self._power.forget(uid)
             return outcome
-        if status.state is was and not status.migrating:
+        if status.migrating:
+            return replace(outcome, phase=MigrationPhase.FAILED, error=_unsettled(outcome, status, None))
+        if status.state is GuestState.RUNNING:
             return outcome
         there = await self._ask(peer, uid)
         if there is not None and there.state is GuestState.RUNNING and not there.migrating:
@@ -221,6 +223,15 @@ class Migrations:
                 await self._hypervisor.resume(uid)
             return outcome
         return replace(outcome, phase=MigrationPhase.FAILED, error=_unsettled(outcome, status, there))
+
+    async def _here(self, uid: str) -> GuestStatus:
+        """The guest as this host has it, once it does not migrate any more, or as it is after a while."""
+        deadline_s = self._clock.monotonic_s() + _SETTLE_TIMEOUT_S
+        while (status := await self._hypervisor.get_guest(uid)).migrating:
+            if self._clock.monotonic_s() >= deadline_s:
+                break
+            await self._clock.sleep(_POLL_S)
+        return status
 
     async def _ask(self, peer: Peer, uid: str) -> GuestStatus | None:
         """The guest as the destination has it, or None when it does not answer, or does not settle, in time."""

@@ -61,4 +61,8 @@ class AgentServer:
         await self._server.set_serving(False)
         self._streams.drain()
         await self._agent.drain(timeout_s)
-        await self._server.stop(_STOP_GRACE_S)
+        await self.stop(_STOP_GRACE_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop without waiting for more than `grace_s`."""
+        await self._server.stop(grace_s)

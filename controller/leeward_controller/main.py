@@ -15,7 +15,7 @@ from prometheus_client import start_http_server
 
 from leeward.clock import Clock, Ids, RandomIds, SystemClock
 from leeward.errors import InvalidArgument, LeewardError
-from leeward.identity import ETCD_SERVER_NAME, Role
+from leeward.identity import ETCD_SERVER_NAME, Principal, Role
 from leeward.logs import set_up_logs
 from leeward.rpc.channel import split_address
 from leeward.settings import load_settings
@@ -127,7 +127,9 @@ async def _build(
         clock=clock,
         ids=ids,
     )
-    server = PublicServer(services, addresses=settings.listen, tls=tls, ids=ids)
+    # Without certificates nobody can be told from anybody else; such a server listens on loopback only.
+    anybody = None if tls else Principal.of(Role.ADMIN, "plaintext")
+    server = PublicServer(services, addresses=settings.listen, tls=tls, ids=ids, plaintext_principal=anybody)
     if settings.metrics_listen:
         host, port = split_address(settings.metrics_listen)
         await asyncio.to_thread(start_http_server, port, host)

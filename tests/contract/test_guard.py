@@ -249,11 +249,50 @@ async def test_a_guard_that_slept_through_a_lapse_kills_before_it_believes_again
     lab.guard.send_signal(signal.SIGSTOP)
     await asyncio.sleep(2 * TTL_S)
     assert guest.poll() is None
-    waiting = asyncio.create_task(client.arm(lab.vouch()))
+    waiting = asyncio.create_task(client.arm(lab.vouch(ttl_s=60.0)))
     await asyncio.sleep(0.1)
     lab.guard.send_signal(signal.SIGCONT)
     assert not (await waiting).expired
+    assert lab.count("lapsed") == 1
     assert await asyncio.to_thread(guest.wait, 10) == -signal.SIGKILL
+
+
+async def test_a_guard_that_was_stopped_does_not_kill_guests_whose_agent_was_well(lab: Lab) -> None:
+    client = await lab.start_guard()
+    guest = lab.guest_on(lab.pool)
+    async with vouching(lab, client):
+        await until(lambda: lab.count("armed") == 1)
+        assert lab.guard is not None
+        lab.guard.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(4 * TTL_S)
+        lab.guard.send_signal(signal.SIGCONT)
+        await asyncio.sleep(3.0)
+        assert guest.poll() is None
+    assert await asyncio.to_thread(guest.wait, 10) == -signal.SIGKILL
+
+
+def test_a_host_that_was_suspended_past_the_deadline_has_no_grace(tmp_path: Path) -> None:
+    clock_s, running_s, swept = 100.0, 50.0, []
+
+    class SweepingKiller(Killer):
+        def sweep(self, roots: tuple[str, ...]) -> list[KillEvent]:
+            swept.append(clock_s)
+            return []
+
+    guard = Guard(
+        killer=SweepingKiller(clock=lambda: clock_s),
+        clock=lambda: clock_s,
+        running_clock=lambda: running_s,
+        log=lambda _: None,
+        state_path=tmp_path / "state",
+        boot_id="boot",
+    )
+    guard.handle(encode_request(Arm(since_s=clock_s, deadline_s=clock_s + 5, ttl_s=5, roots=("/pool",))))
+    guard.tick()
+    clock_s += 60
+    running_s += 0.2
+    guard.tick()
+    assert swept == [160.0]
 
 
 async def test_it_rests_only_without_guests(lab: Lab) -> None:

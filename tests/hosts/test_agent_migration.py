@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,14 +90,48 @@ async def until_ticks_beyond(agent: RealAgent, line: int) -> int:
             await asyncio.sleep(0.1)
 
 
-async def migrate(source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str) -> MigrationProgress:
-    moments = source.api.migrate_guest(
+def progress(
+    source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str, *, bandwidth_mib_s: int = 0
+) -> AsyncGenerator[MigrationProgress, None]:
+    return source.api.migrate_guest(
         caller(operation=operation),
         spec=spec,
         destination=MigrationDestination(destination.node, destination.address),
-        limits=MigrationLimits(),
+        limits=MigrationLimits(bandwidth_mib_s=bandwidth_mib_s),
     )
-    return [moment async for moment in moments][-1]
+
+
+async def migrate(source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str) -> MigrationProgress:
+    return [moment async for moment in progress(source, destination, spec, operation)][-1]
+
+
+async def until_copying(moments: AsyncGenerator[MigrationProgress, None]) -> None:
+    async with asyncio.timeout(_BOOT_S):
+        async for moment in moments:
+            if moment.phase is MigrationPhase.COPYING and moment.memory_processed_bytes > 0:
+                return
+
+
+async def until_only_on(agent: RealAgent, other: RealAgent) -> None:
+    """Wait until the guest runs here, and nothing of it is left there."""
+    async with asyncio.timeout(_BOOT_S):
+        while True:
+            here, there = await agent.api.get_guest(uid=UID), await other.api.get_guest(uid=UID)
+            if here.state is GuestState.RUNNING and not here.migrating and there.state is GuestState.ABSENT:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def restart(lab: RealAgents, agent: RealAgent, number: signal.Signals) -> None:
+    """End the agent's program by a signal, and start it again."""
+    before = await lab.until_reported(agent.node)
+    assert await agent.host.signal("agent", number)
+    async with asyncio.timeout(30):
+        while agent.host.spawned("agent").process.alive():  # noqa: ASYNC110 - it happens in another process.
+            await asyncio.sleep(0.02)
+    await agent.start()
+    after = await lab.until_reported(agent.node, other_than=before.agent_id)
+    assert after.boot_id == before.boot_id
 
 
 async def test_a_guest_moves_there_and_back_and_never_notices(tmp_path: Path) -> None:
@@ -125,16 +160,30 @@ async def test_an_agent_that_is_killed_or_stopped_disturbs_no_guest(tmp_path: Pa
         await start_guest(lab, a, tmp_path)
         line = await until_ticks_beyond(a, 0)
         for number in (signal.SIGKILL, signal.SIGTERM):
-            before = await lab.until_reported("host-a")
-            assert await a.host.signal("agent", number)
-            async with asyncio.timeout(10):
-                while a.host.spawned("agent").process.alive():  # noqa: ASYNC110 - it happens in another process.
-                    await asyncio.sleep(0.02)
-            await a.start()
-            after = await lab.until_reported("host-a", other_than=before.agent_id)
-            assert after.boot_id == before.boot_id
+            await restart(lab, a, number)
             line = await until_ticks_beyond(a, line)
         assert len(boots_in(await console(a))) == 1
         with pytest.raises(StaleClaim):
             await a.api.stop_guest(caller(9), uid=UID, grace_period_s=0)
         assert (await a.api.stop_guest(caller(), uid=UID, grace_period_s=20)).state is GuestState.STOPPED
+
+
+async def test_a_migration_whose_agent_is_killed_leaves_the_guest_at_its_source(tmp_path: Path) -> None:
+    async with real_agents(tmp_path, "host-a", "host-b") as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        spec = await start_guest(lab, a, tmp_path)
+        line = await until_ticks_beyond(a, 0)
+        for victim in (a, b):
+            operation = f"operations/without-{victim.node}"
+            async with aclosing(progress(a, b, spec, operation, bandwidth_mib_s=4)) as moments:
+                await until_copying(moments)
+            await restart(lab, victim, signal.SIGKILL)
+            await until_only_on(a, b)
+            if victim is b:
+                outcome = await migrate(a, b, spec, operation)
+                assert outcome.phase is MigrationPhase.FAILED, outcome
+                assert outcome.error
+            line = await until_ticks_beyond(a, line)
+        assert (await migrate(a, b, spec, "operations/again")).phase is MigrationPhase.COMPLETED
+        await until_ticks_beyond(b, line)
+        assert len(boots_in(await console(b))) == 1

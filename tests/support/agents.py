@@ -26,6 +26,7 @@ from leeward_agent.server import AgentServer
 from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents, PoolFault
 from leeward_agent.tunnel_server import TunnelServer
 
+_DRAIN_S = 10.0
 _TIMING = SimulatedTiming(start_s=0.01, shutdown_s=0.05, step_s=0.02)
 
 
@@ -73,6 +74,7 @@ class AgentHost:
         self._lab = lab
         self._pools = [MemoryPool(contents, lab.clock, node=node) for contents in pools]
         self._life = AsyncExitStack()
+        self._server: AgentServer
         self.agent: Agent
         self.api: AgentApi
 
@@ -121,6 +123,7 @@ class AgentHost:
             ids=lab.ids,
         )
         await server.start()
+        self._server = server
         self.address = f"127.0.0.1:{server.ports[0]}"
         self._life.push_async_callback(server.drain, 1)
         tls = lab.ca.issue(Role.CONTROLLER, "control-1") if mutual_tls else None
@@ -131,7 +134,16 @@ class AgentHost:
         await self.stop()
         await self.start()
 
+    async def drain(self) -> None:
+        """The agent is asked to stop, and does so in good order."""
+        await self._server.drain(_DRAIN_S)
+
+    async def break_off(self) -> None:
+        """Every connection to the agent ends, whatever it is doing."""
+        await self._server.stop(0)
+
     async def stop(self) -> None:
+        """The agent ends; what it was doing is not waited for long."""
         await self._life.aclose()
 
     def reconciler(self) -> Reconciler:

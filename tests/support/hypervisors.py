@@ -6,8 +6,8 @@ import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,10 @@ class HypervisorLab(ABC):
         return self.directory / "pool" / f"{uid}.log"
 
     @abstractmethod
+    def ignoring_acpi(self, uid: str) -> AbstractContextManager[None]:
+        """While it lasts, a guest that was just started on host-a does not react to its power button."""
+
+    @abstractmethod
     def make_disk(self, uid: str) -> None: ...
 
     @abstractmethod
@@ -162,6 +166,13 @@ class SimulatedLab(HypervisorLab):
         timing = SimulatedTiming(tick_s=0.1)
         hosts = [self.world.add_host(node, clock=SystemClock(), timing=timing, writes_files=True) for node in NODES]
         self.drivers = {host.node: SimulatedHypervisor(host) for host in hosts}
+
+    @contextmanager
+    def ignoring_acpi(self, uid: str) -> Iterator[None]:
+        ignored_by = self.world.hosts["host-a"].ignores_acpi
+        ignored_by.add(uid)
+        yield
+        ignored_by.discard(uid)
 
     def make_disk(self, uid: str) -> None:
         self.disk(uid).touch()
@@ -215,6 +226,10 @@ class LibvirtLab(HypervisorLab):
         for node, host in self.hosts.items():
             await host.start()
             self.drivers[node] = self._driver(host)
+
+    def ignoring_acpi(self, uid: str) -> AbstractContextManager[None]:
+        # Its firmware does so anyway.
+        return nullcontext()
 
     def make_disk(self, uid: str) -> None:
         build_guest_image(self.disk(uid), cache_dir=default_cache_dir())

@@ -5,6 +5,7 @@ import hashlib
 import random
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -78,7 +79,8 @@ class Face:
             for start in range(0, len(data), chunk_bytes):
                 yield image_service_pb2.UploadImageRequest(chunk=data[start : start + chunk_bytes])
 
-        return await self.images.UploadImage(messages())
+        image: image_pb2.Image = await self.images.UploadImage(messages())
+        return image
 
 
 def image_spec(image_id: str = "debian", **changes: Any) -> image_service_pb2.UploadImageSpec:
@@ -94,11 +96,11 @@ def image_spec(image_id: str = "debian", **changes: Any) -> image_service_pb2.Up
 
 
 class PublicLab:
-    """A cluster of simulated hosts with one controller or more, each with its public API. Use as a context manager."""
+    """A cluster of simulated hosts with controllers, each with its public API. Guests write consoles below `files`."""
 
-    def __init__(self, *, nodes: int = 2) -> None:
+    def __init__(self, *, files: Path, nodes: int = 2) -> None:
         self.clock, self.ids = SystemClock(), RandomIds()
-        self.cluster = SimulatedCluster(clock=self.clock, ids=self.ids, rng=random.Random(1), nodes=nodes)
+        self.cluster = SimulatedCluster(clock=self.clock, ids=self.ids, rng=random.Random(1), nodes=nodes, files=files)
         self.faces: list[Face] = []
         self._peers: list[GrpcPeers] = []
 

@@ -300,6 +300,23 @@ async def test_a_key_that_vanishes_is_put_again(contents: MemoryPoolContents, wi
 
 
 @virtually
+async def test_the_slot_of_another_living_host_of_the_same_name_is_left_alone(contents: MemoryPoolContents) -> None:
+    host, twin, other = Host("node-a", contents), Host("node-a", contents), Host("node-b", contents)
+    twin.boot_id = "boot-2"
+    async with other.agent() as observer:
+        async with host.agent():
+            await asyncio.sleep(3)
+            async with twin.agent():
+                for _ in range(300):
+                    await asyncio.sleep(0.1)
+                    assert (await host.slot(observer)).boot_id == "boot-1"
+        # A real reboot: the first is gone, and the second writes once the slot has been still for a TTL.
+        async with twin.agent():
+            await asyncio.sleep(TTL_S + 3)
+            assert (await host.slot(observer)).boot_id == "boot-2"
+
+
+@virtually
 async def test_the_key_of_another_living_host_of_the_same_name_is_left_alone(contents: MemoryPoolContents) -> None:
     host = Host("node-a", contents)
     twin = Host("node-a", MemoryPoolContents(pool_id="pool-2"))

@@ -1,5 +1,6 @@
 """What the guard does with messages and with time. Standard library only."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ _SWEEP_INTERVAL_S = 0.1
 _REAP_INTERVAL_S = 0.01
 # Waiting does not notice that the host was suspended, so it is never long.
 _IDLE_INTERVAL_S = 0.25
+# Longer between two looks at the clock than any wait and sweep: this process did not run.
+_AWAY_S = 1.0
 
 Log = Callable[[dict[str, object]], None]
 
@@ -29,8 +32,9 @@ Log = Callable[[dict[str, object]], None]
 class Guard:
     """Arms when told to, and kills when nobody vouches any more. Before the first message it does nothing.
 
-    After a restart that found its deadline passed, it gives the agent `restart_grace_s` to say that it vouched all the
-    time: the guard was blind then, and must not kill guests whose agent was well.
+    When it finds its deadline passed after it was itself away (restarted, or stopped while the host ran on), it gives
+    the agent `restart_grace_s` to say that it vouched all the time: the guard was blind then, and must not kill guests
+    whose agent was well. After the host was suspended there is no such grace: then the agent slept, too.
     """
 
     def __init__(
@@ -44,7 +48,9 @@ class Guard:
         delay_s: float = 0.0,
         restart_grace_s: float = 2.0,
         watchdog: Watchdog | None = None,
+        running_clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` goes on while the host is suspended, `running_clock` does not."""
         self._killer = killer
         self._clock = clock
         self._log = log
@@ -55,8 +61,11 @@ class Guard:
         self._state = load_state(state_path, boot_id=boot_id)
         self._was_expired = False
         self._guests_left = False
-        now_s = clock()
-        self._blind_until_s = now_s + restart_grace_s if self._state.expired(now_s, delay_s=delay_s) else 0.0
+        self._restart_grace_s = restart_grace_s
+        self._running_clock = running_clock
+        self._last_tick_s = running_clock()
+        self._blind_until_s = 0.0
+        self._was_away(clock())
         if self._state.armed:
             self._start_watchdog()
             self._log_state("resumed")
@@ -78,6 +87,10 @@ class Guard:
     def tick(self) -> float:
         """Do what is due now; after how many seconds to come again."""
         now_s = self._clock()
+        running_s = self._running_clock()
+        if running_s - self._last_tick_s > _AWAY_S:
+            self._was_away(now_s)
+        self._last_tick_s = running_s
         expired = self._state.expired(now_s, delay_s=self._delay_s) and now_s >= self._blind_until_s
         if expired != self._was_expired:
             self._was_expired = expired
@@ -96,6 +109,10 @@ class Guard:
             return _IDLE_INTERVAL_S
         due_s = max(self._state.deadline_s + self._delay_s, self._blind_until_s)
         return min(_IDLE_INTERVAL_S, max(0.0, due_s - self._clock()))
+
+    def _was_away(self, now_s: float) -> None:
+        if self._state.expired(now_s, delay_s=self._delay_s) and not self._was_expired:
+            self._blind_until_s = now_s + self._restart_grace_s
 
     def _arm(self, arm: Arm) -> None:
         check_arm(arm, now_s=self._clock())

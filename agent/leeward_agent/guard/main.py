@@ -28,6 +28,7 @@ from leeward_agent.guard.watchdog import Watchdog
 _MCL_CURRENT_AND_FUTURE = 1 | 2
 _REALTIME_PRIORITY = 10
 _MAX_OPEN_FILES = 4096
+_MAX_ROUNDS = 20  # Of messages before the deadline is looked at, so that chatter cannot keep it from that.
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
@@ -98,13 +99,19 @@ def _serve(guard: Guard, listener: socket.socket, stop: _Stop) -> None:
     selector.register(listener, selectors.EVENT_READ)
     wait_s = 0.0
     while not stop.requested:
-        # Messages come before the deadline is judged: one that waited while this process did not run still counts.
-        for key, _ in selector.select(wait_s):
-            peer = key.fileobj
-            if peer is listener:
-                _accept(listener, selector)
-            elif isinstance(peer, socket.socket):
-                _answer(guard, peer, selector)
+        # Messages come before the deadline is judged: one that waited while this process did not run still counts. A
+        # wait that ends by its time says nothing about messages, so it is looked again.
+        ready = selector.select(wait_s) or selector.select(0)
+        for _ in range(_MAX_ROUNDS):
+            for key, _ in ready:
+                peer = key.fileobj
+                if peer is listener:
+                    _accept(listener, selector)
+                elif isinstance(peer, socket.socket):
+                    _answer(guard, peer, selector)
+            ready = selector.select(0)
+            if not ready:
+                break
         wait_s = guard.tick()
     selector.close()
 

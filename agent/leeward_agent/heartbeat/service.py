@@ -80,6 +80,7 @@ class HeartbeatService:
                 guests=lambda: self._facts.guests,
                 on_renewal=self._on_slot,
                 period_s=period_s,
+                quiet_s=ttl_s,
             )
             for pool in self._pools
         )

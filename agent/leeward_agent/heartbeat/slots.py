@@ -15,7 +15,11 @@ _log = structlog.get_logger(__name__)
 
 
 class StorageHeartbeat:
-    """Writes this node's slot in one pool. A beat counts from before its writing began."""
+    """Writes this node's slot in one pool. A beat counts from before its writing began.
+
+    A slot of another boot is left alone until it has been still for `quiet_s`: if it beats, another host lives under
+    this name, and to write over it would tell the cluster that this other host has rebooted and its guests are dead.
+    """
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class StorageHeartbeat:
         guests: Callable[[], tuple[str, ...]],
         on_renewal: Callable[[str, float], None],
         period_s: float = 1.0,
+        quiet_s: float = 5.0,
     ) -> None:
         """`on_renewal(pool_id, sent_s)` is called at each beat that is known to be on storage."""
         self._pool = pool
@@ -38,7 +43,10 @@ class StorageHeartbeat:
         self._guests = guests
         self._on_renewal = on_renewal
         self._period_s = period_s
+        self._quiet_s = quiet_s
         self._sequence = 0
+        self._may_write = False
+        self._other: Sighting | None = None  # The slot of another boot that was found here.
         self._trouble = ""
 
     async def run(self) -> None:
@@ -46,15 +54,21 @@ class StorageHeartbeat:
         while True:
             started_s = self._clock.monotonic_s()
             try:
-                await self.beat()
-                self._note("")
+                self._note(await self.beat())
             except StorageError as error:
                 self._note(error.message)
             spent_s = self._clock.monotonic_s() - started_s
             await self._clock.sleep(max(0.0, self._period_s - spent_s))
 
-    async def beat(self) -> None:
-        """Write the slot once. Raises StorageError: then it is not known to be on storage."""
+    async def beat(self) -> str:
+        """Write the slot once. Answers why it must not be written yet, or nothing.
+
+        Raises StorageError: then it is not known to be on storage.
+        """
+        if not self._may_write:
+            self._may_write = await self._is_free()
+        if not self._may_write:
+            return "another boot of a host with this name beats here, or did so a moment ago"
         sent_s = self._clock.monotonic_s()
         # From the clock, so that it also grows from one agent to the next within a boot.
         self._sequence = max(self._sequence + 1, int(sent_s * 1000))
@@ -68,6 +82,16 @@ class StorageHeartbeat:
             )
         )
         self._on_renewal(self._pool.pool_id, sent_s)
+        return ""
+
+    async def _is_free(self) -> bool:
+        began_s = self._clock.monotonic_s()
+        slots = await self._pool.read_slots()
+        found = next((slot for slot in slots if slot.node == self._node), None)
+        if found is None or found.boot_id == self._boot_id:
+            return True
+        self._other = sighted(self._other, found, began_s=began_s, ended_s=self._clock.monotonic_s())
+        return self._other.last_s - self._other.first_s >= self._quiet_s
 
     def _note(self, trouble: str) -> None:
         if trouble and not self._trouble:

@@ -4,8 +4,7 @@ import ast
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -13,6 +12,9 @@ from typer.main import get_command
 
 from leeward.cli.options import global_parameters
 from leeward.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PLUGIN_GROUP = "leeward.commands"
 
@@ -60,20 +62,20 @@ class LazyGroup(TyperGroup):
 
 
 def _load_noun(name: str, noun: Noun) -> Any:
-    app = importlib.import_module(noun.module).app
-    group = get_command(app)
-    group.name = name
+    group = _mounted(importlib.import_module(noun.module).app, name)
     if noun.connected and isinstance(group, TyperGroup):
         for command in group.commands.values():
             command.params += global_parameters()
     return group
 
 
-def _plugins() -> list[EntryPoint]:
+def _plugins() -> "list[EntryPoint]":
+    from importlib.metadata import entry_points
+
     return sorted(entry_points(group=PLUGIN_GROUP), key=lambda point: point.name)
 
 
-def _load_plugin(point: EntryPoint) -> Any:
+def _load_plugin(point: "EntryPoint") -> Any:
     try:
         target = point.load()
     except (ImportError, AttributeError) as error:
@@ -81,16 +83,28 @@ def _load_plugin(point: EntryPoint) -> Any:
             f"the command {point.name!r} is announced by {point.value}, which cannot be loaded: {error}"
         ) from error
     if isinstance(target, typer.Typer):
-        app = target
-    else:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name=point.name)(target)
-    command = get_command(app)
-    command.name = point.name
-    return command
+        return _mounted(target, point.name)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name=point.name)(target)
+    return get_command(app)
 
 
-def _first_line(point: EntryPoint) -> str:
+def _mounted(app: typer.Typer, name: str) -> Any:
+    """The group of `app`, with the looks of ours and without options for completion of its own."""
+    shell = typer.Typer(add_completion=False, rich_markup_mode=None)
+    shell.add_typer(app, name=name)
+    # A callback makes it a group even when there is but one thing in it.
+    shell.callback()(_nothing)
+    parent = get_command(shell)
+    assert isinstance(parent, TyperGroup)
+    return parent.commands[name]
+
+
+def _nothing() -> None:
+    """Does nothing before a command."""
+
+
+def _first_line(point: "EntryPoint") -> str:
     """The first line of the module's docstring, read from its source so that nothing heavy is imported."""
     try:
         spec = importlib.util.find_spec(point.module)
@@ -100,4 +114,5 @@ def _first_line(point: EntryPoint) -> str:
         return f"Not installed ({point.module})."
     with open(spec.origin, encoding="utf-8") as source:
         docstring = ast.get_docstring(ast.parse(source.read())) or f"From {point.module}."
-    return docstring.partition("\n")[0]
+    line = docstring.partition("\n")[0].removeprefix(f"`leeward {point.name}`: ")
+    return line[:1].upper() + line[1:]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leeward.cli import output
-from leeward.cli.columns import cells_of, name_of
+from leeward.cli.columns import cells_of, headers_of, name_of
 from leeward.cli.context import Format
 from leeward.cli.session import Session
 
@@ -31,9 +31,13 @@ async def watch_list(session: Session, fetch: Fetch, changes: AsyncIterator[Any]
     show = _live_table(session, fetch, changed)
     if session.format is not Format.TABLE or not sys.stdout.isatty():
         show = _changed_rows(session, fetch, changed)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(notice())
-        group.create_task(show())
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(notice())
+            group.create_task(show())
+    except BaseExceptionGroup as group:
+        # Each of the two can fail alone, and that is the error to tell.
+        raise group.exceptions[0] from group
 
 
 async def _rest(changed: asyncio.Event) -> None:
@@ -83,6 +87,4 @@ def _changed_rows(session: Session, fetch: Fetch, changed: asyncio.Event) -> Cal
 
 def _without_age(item: "Message") -> tuple[str, ...]:
     """The row without the cell that changes by itself."""
-    from leeward.cli.columns import headers_of
-
     return tuple(cell for header, cell in zip(headers_of(item), cells_of(item), strict=True) if header != "AGE")

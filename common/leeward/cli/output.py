@@ -92,18 +92,19 @@ def show_event(kind: str, item: Message, format: Format, *, full_names: bool = F
         case Format.TABLE:
             cells = columns.cells_of(item, full_names=full_names)
             shown = [cells[0]] if kind == "REMOVED" else [cell for cell in cells if cell]
-            print(_GAP.join([f"{kind:<8}", *map(_colored, shown)]), flush=True)
+            colored = [_colored(cell) if sys.stdout.isatty() else cell for cell in shown]
+            print(_GAP.join([f"{kind:<8}", *colored]), flush=True)
 
 
 def table_lines(items: Sequence[Message], *, full_names: bool = False, color: bool | None = None) -> list[str]:
     """A table's lines, its header first. Colours are for terminals only, unless told."""
-    color = sys.stdout.isatty() if color is None else color
+    colored = sys.stdout.isatty() if color is None else color
     rows = [columns.headers_of(items[0]), *(columns.cells_of(item, full_names=full_names) for item in items)]
     # A column that is empty in every row only takes room.
     used = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
     widths = {index: max(len(row[index]) for row in rows) for index in used}
     lines = [_line((rows[0][index], widths[index], False) for index in used)]
-    lines += [_line((row[index], widths[index], color) for index in used) for row in rows[1:]]
+    lines += [_line((row[index], widths[index], colored) for index in used) for row in rows[1:]]
     return lines
 
 
@@ -113,10 +114,12 @@ def _line(cells: Iterable[tuple[str, int, bool]]) -> str:
 
 
 def _colored(text: str) -> str:
-    return typer.style(text, fg=_COLORS[text]) if text in _COLORS and sys.stdout.isatty() else text
+    return typer.style(text, fg=_COLORS[text]) if text in _COLORS else text
 
 
 def _print_yaml(value: object) -> None:
     import yaml
 
-    print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+    # Protobuf makes ordered dictionaries of packed messages, which YAML does not know.
+    plain = json.loads(json.dumps(value))
+    print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), end="")

@@ -99,7 +99,7 @@ def end_text(metadata: OperationMetadata) -> str:
     if metadata.HasField("end_time") and metadata.HasField("create_time"):
         took_s = metadata.end_time.ToNanoseconds() - metadata.create_time.ToNanoseconds()
         parts.append(f"in {duration_text(took_s / 1e9)}")
-    if metadata.HasField("migration") and metadata.migration.HasField("downtime"):
+    if seconds_of(metadata.migration.downtime):
         parts.append(f"the guest stood still for {duration_text(seconds_of(metadata.migration.downtime))}")
     return ", ".join(parts).replace("done, in", "done in")
 
@@ -117,9 +117,9 @@ def migration_text(migration: MigrationProgress) -> str:
         parts.append(f"pass {migration.iteration}")
     if migration.HasField("remaining"):
         parts.append(f"{duration_text(seconds_of(migration.remaining))} to go")
-    if migration.HasField("downtime"):
+    if seconds_of(migration.downtime):
         parts.append(f"stood still for {duration_text(seconds_of(migration.downtime))}")
-    elif migration.HasField("expected_downtime"):
+    elif seconds_of(migration.expected_downtime):
         parts.append(f"would stand still for {duration_text(seconds_of(migration.expected_downtime))}")
     if migration.decision:
         parts.append(migration.decision)

@@ -57,9 +57,7 @@ def options_of(ctx: typer.Context) -> Options:
     return ctx.find_object(Options) or Options()
 
 
-def call(
-    ctx: typer.Context, work: Callable[[Session], Coroutine[Any, Any, T]], *, limits: "Limits | None" = None
-) -> T:
+def call(ctx: typer.Context, work: Callable[[Session], Coroutine[Any, Any, T]], *, limits: "Limits | None" = None) -> T:
     """Connect, run `work`, and close the connection. Ctrl-C cancels `work` and ends as KeyboardInterrupt."""
     options = options_of(ctx)
     settings = resolve(options)
@@ -179,7 +177,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidArgument(f"{question} There is no terminal to ask at: repeat it with --yes.")
+        raise InvalidArgument(f"there is no terminal to ask {question!r} at: repeat it with --yes")
     if not typer.confirm(question, err=True):
         say("Nothing was done.")
         raise typer.Exit(1)

@@ -18,7 +18,6 @@ from leeward.client.operations import error_of
 from leeward.client.watching import Change, ChangeKind, Ledger, resumed, watch
 from leeward.clock import Clock, Ids, RandomIds, SystemClock
 from leeward.errors import DeadlineExceeded, InternalError
-from leeward.tls import TlsMaterial
 from leeward.v1 import (
     flavor_service_pb2,
     image_service_pb2,
@@ -38,6 +37,8 @@ from leeward.v1.operation_service_pb2_grpc import OperationServiceStub
 from leeward.v1.watch_pb2 import WatchEventType
 
 if TYPE_CHECKING:
+    from leeward.tls import TlsMaterial
+
     # These exist for type checkers only.
     from leeward.v1.flavor_service_pb2_grpc import FlavorServiceAsyncStub
     from leeward.v1.image_service_pb2_grpc import ImageServiceAsyncStub
@@ -263,7 +264,7 @@ class Client:
 def connect(
     endpoints: str | Sequence[str],
     *,
-    tls: TlsMaterial | None = None,
+    tls: "TlsMaterial | None" = None,
     limits: Limits | None = None,
     clock: Clock | None = None,
     ids: Ids | None = None,

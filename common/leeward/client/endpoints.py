@@ -2,13 +2,16 @@
 
 import ipaddress
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
 from leeward.errors import InvalidArgument
 from leeward.identity import CONTROLLER_SERVER_NAME
 from leeward.rpc.channel import make_channel, split_address
-from leeward.tls import TlsMaterial
+
+if TYPE_CHECKING:
+    from leeward.tls import TlsMaterial
 
 
 class Endpoints:
@@ -17,7 +20,7 @@ class Endpoints:
     Channels connect at their first call, so endpoints that are never needed are never dialled.
     """
 
-    def __init__(self, addresses: Sequence[str], *, tls: TlsMaterial | None) -> None:
+    def __init__(self, addresses: Sequence[str], *, tls: "TlsMaterial | None") -> None:
         """Raises InvalidArgument for an address that is none, or that plain text must not go to."""
         self.addresses = parse_endpoints(addresses)
         if tls is None:

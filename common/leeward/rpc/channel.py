@@ -4,11 +4,15 @@ The options are those of gRPC's core (`grpc/impl/channel_arg_names.h`).
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
 from leeward.errors import InvalidArgument
-from leeward.tls import TlsMaterial
+
+if TYPE_CHECKING:
+    # It brings a library for certificates along, which plain text has no use for and the CLI no time.
+    from leeward.tls import TlsMaterial
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
@@ -27,7 +31,7 @@ Option = tuple[str, int | str]
 
 def make_channel(
     target: str,
-    tls: TlsMaterial | None,
+    tls: "TlsMaterial | None",
     *,
     server_name: str | None = None,
     ping_interval_s: float = PING_INTERVAL_S,

@@ -38,7 +38,7 @@ class Checks:
 
     def between(self, value: float, least: float, most: float, field: str, unit: str = "") -> None:
         """Note a number that is out of bounds."""
-        self.that(least <= value <= most, field, f"{value:g} is not from {least:g} to {most:g}{unit}")
+        self.that(least <= value <= most, field, f"{_plain(value)} is not from {_plain(least)} to {_plain(most)}{unit}")
 
     def request_id(self, value: str, field: str = "request_id") -> None:
         """Note an idempotency key that cannot be one."""
@@ -62,6 +62,10 @@ class Checks:
             told = "; ".join(f"{each.field}: {each.description}" for each in self._found[:8])
             more = f"; and {len(self._found) - 8} more" if len(self._found) > 8 else ""
             raise InvalidArgument(told + more, fields=self._found)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def check_etag(stored: Stored[T], etag: str, *, name: str) -> None:

@@ -26,6 +26,7 @@ from leeward_controller.view import ClusterView
 
 log = structlog.get_logger()
 
+MAX_CHUNK_BYTES = 2 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 _AWAY = (AgentUnavailable, AgentIndefinite, StorageError)
 
@@ -176,17 +177,24 @@ class _Source:
         self.failure: LeewardError | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        received = 0
+        """The bytes in pieces of at most CHUNK_BYTES. The last one is held back until it is known to be the last."""
+        received, held = 0, b""
         try:
             async for chunk in self._chunks:
                 received += len(chunk)
+                if len(chunk) > MAX_CHUNK_BYTES:
+                    told = f"has {len(chunk)} bytes, at most {MAX_CHUNK_BYTES} are allowed"
+                    self.failure = InvalidArgument.field("chunk", told)
+                    return
                 if received > self._size_bytes:
                     self.failure = InvalidArgument.field(
                         "chunk", f"more than the {self._size_bytes} bytes that size_bytes declares were sent"
                     )
                     return
                 for start in range(0, len(chunk), CHUNK_BYTES):
-                    yield chunk[start : start + CHUNK_BYTES]
+                    if held:
+                        yield held
+                    held = chunk[start : start + CHUNK_BYTES]
         except LeewardError as error:
             self.failure = error
             return
@@ -194,3 +202,5 @@ class _Source:
             self.failure = InvalidArgument.field(
                 "chunk", f"the upload ended after {received} of the {self._size_bytes} bytes that size_bytes declares"
             )
+            return
+        yield held

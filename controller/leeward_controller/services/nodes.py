@@ -106,7 +106,8 @@ class NodeService:
         lease = self._view.leases.get(node_id)
         allocation = self._view.allocations.get(keys.allocation(node_id))
         held = allocation.value if allocation else NodeAllocation(node_id)
-        return ShownNode(stored, lease.report if lease else None, held)
+        proof = self._view.fences.get(keys.fence(node_id, stored.value.report.boot_id))
+        return ShownNode(stored, lease.report if lease else None, held, proof.value if proof else None)
 
     async def cordon(self, target: Target, *, reason: str, request_id: str = "") -> ShownNode:
         """Keep new instances away. Raises InvalidArgument, NotFound, Conflict (etag)."""

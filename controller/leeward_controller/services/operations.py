@@ -114,8 +114,8 @@ class OperationService:
                 return self._drain.begun or (seen is not None and seen.revision > revision)
 
             remaining_s = deadline_s - self._clock.monotonic_s()
-            # An operation that is forgotten meanwhile is seen by asking again, so the view is not waited for all along.
-            news = remaining_s > 0 and await self._view.wait_for(changed, timeout_s=min(remaining_s, 5.0))
+            # Asking again now and then shows an operation that was forgotten, and a server that is stopping.
+            news = remaining_s > 0 and await self._view.wait_for(changed, timeout_s=min(remaining_s, 1.0))
             if not news and self._clock.monotonic_s() >= deadline_s:
                 break
             shown = await self.get(name)

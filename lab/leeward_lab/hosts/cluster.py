@@ -1,6 +1,5 @@
 """A cluster of hosts: made, found again by another process, and cleared away without leaving anything."""
 
-import asyncio
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -72,11 +71,20 @@ class Cluster:
         """The machine's own address on the cluster's network."""
         return self.net.gateway
 
-    def add_host(self, name: str, *, libvirt: bool = True) -> Host:
-        """Add a host, still powered off. Without `libvirt` it is a plain one, for a controller or etcd."""
+    def add_host(self, name: str, *, libvirt: bool = True, detachable_pool: bool = False) -> Host:
+        """Add a host, still powered off. Without `libvirt` it is a plain one, for a controller or etcd.
+
+        With `detachable_pool` it reaches the pool through a gateway of its own, which `Host.detach_storage` needs.
+        """
         if name in self.hosts:
             raise LabError(f"{self.name} has a host {name} already")
-        added = HostState(name=name, index=len(self._state.hosts), host_uuid=str(uuid.uuid4()), libvirt=libvirt)
+        added = HostState(
+            name=name,
+            index=len(self._state.hosts),
+            host_uuid=str(uuid.uuid4()),
+            libvirt=libvirt,
+            detachable_pool=detachable_pool,
+        )
         self._state.hosts.append(added)
         self.hosts[name] = self._host(added)
         self._write_names()
@@ -93,14 +101,14 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Shielded, so that an interrupted test cleans up nevertheless.
-        await asyncio.shield(self.destroy())
+        await self.destroy()
 
     def _host(self, written: HostState) -> Host:
         return Host(
             written,
             directory=self.directory / "hosts" / written.name,
-            shared={"/etc/hosts": self._names_file},
+            pool=self.pool,
+            names=self._names_file,
             net=self.net,
             dies_with_owner=self._state.owner is not None,
             save=self._state.save,
@@ -127,7 +135,7 @@ def _new_directory(directory: Path) -> Path:
 
 
 async def sweep(name: str | None = None) -> list[str]:
-    """Destroy clusters whose owner is gone and, with `name`, every cluster of that name. Returns the ids of them all."""
+    """Destroy clusters whose owner is gone and, with `name`, every cluster of that name. Returns all their ids."""
     async with state.machine_lock():
         swept = [each for each in state.registered() if each.abandoned() or each.name == name]
         for each in swept:
@@ -136,10 +144,16 @@ async def sweep(name: str | None = None) -> list[str]:
 
 
 async def _destroy(written: ClusterState) -> None:
+    """Kill and remove what this process knows of, and what another process that attached has written down since."""
+    for current in (written, *(each for each in state.registered() if each.cluster_id == written.cluster_id)):
+        await _kill_hosts(current)
+    for link in await network.links_of(written.cluster_id):
+        await network.remove_link(link)
+    written.forget()
+
+
+async def _kill_hosts(written: ClusterState) -> None:
     for host in written.hosts:
         for process in filter(None, (host.pid1, host.outside)):
             await process.kill()
         host.pid1 = host.outside = None
-    for link in await network.links_of(written.cluster_id):
-        await network.remove_link(link)
-    written.forget()

@@ -1,19 +1,22 @@
 """One host of a cluster: powered on and off, cut off and healed, with programs running inside it."""
 
-import asyncio
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from leeward_lab.guest.commands import LabError
-from leeward_lab.hosts import libvirtd, network
+from leeward_lab.hosts import gateway, libvirtd, network
 from leeward_lab.hosts.namespaces import Namespaces, Setup, new_boot_id, set_up, start_namespaces
 from leeward_lab.hosts.network import Network
-from leeward_lab.hosts.processes import Completed, Spawned, child_of, run, spawn
+from leeward_lab.hosts.processes import Completed, ProcessRef, Spawned, child_of, run, spawn
 from leeward_lab.hosts.state import HostState, ProcessState
+from leeward_lab.hosts.waiting import until
 
 LIBVIRTD = "libvirtd"
+_GATEWAY = "gateway"
+_GATEWAY_TIMEOUT_S = 10.0
 # A hardware address that no one has: packets to it are lost without an error, as in a partitioned network.
 _NOWHERE = "02:00:00:00:00:fe"
 
@@ -25,7 +28,7 @@ class Host:
     """
 
     def __init__(
-        self, state: HostState, *, directory: Path, shared: Mapping[str, Path], net: Network,
+        self, state: HostState, *, directory: Path, pool: Path, names: Path, net: Network,
         dies_with_owner: bool, save: Callable[[], None],
     ) -> None:  # fmt: skip
         self.name = state.name
@@ -33,7 +36,8 @@ class Host:
         self.directory = directory
         self.link = net.link(state.index)
         self._state = state
-        self._shared = shared
+        self._pool = pool
+        self._names = names
         self._net = net
         self._dies_with_owner = dies_with_owner
         self._save = save
@@ -68,6 +72,8 @@ class Host:
         await network.remove_link(self.link)
         await network.plug_in(self._net, self._state.index, pid=namespaces.pid1.pid)
         await set_up(namespaces, Setup(hostname=self.name, address=self.address, binds=self._binds()))
+        if self._state.detachable_pool:
+            await self._start_gateway()
 
     async def start(self) -> None:
         """Boot it, and start libvirt when it is a hypervisor host."""
@@ -100,6 +106,22 @@ class Host:
     async def heal_from(self, address: str) -> None:
         """Undo `partition_from`."""
         await self.run(["ip", "neighbour", "delete", address, "dev", "eth0"])
+
+    async def detach_storage(self, *, hang: bool = False) -> None:
+        """Take the shared pool from this host alone: its I/O there fails with EIO or, with `hang`, waits for ever.
+
+        The host must have been added with `detachable_pool`. Returns when it is so. Not like a real loss: what the
+        host had written without flushing is in the machine's page cache, and so neither lost nor late.
+        """
+        self._gateway().send(signal.SIGSTOP if hang else signal.SIGUSR1)
+        if not hang:
+            await self._until_pool(reachable=False)
+
+    async def attach_storage(self) -> None:
+        """Give it back: files opened before the loss work again, and what hung goes on."""
+        self._gateway().send(signal.SIGCONT)
+        self._gateway().send(signal.SIGUSR2)
+        await self._until_pool(reachable=True)
 
     async def run(
         self, command: Sequence[str], *, timeout_s: float = 30.0, stdin: bytes = b"", check: bool = True,
@@ -140,17 +162,43 @@ class Host:
         if not self._state.libvirt:
             raise LabError(f"{self.name} was added without libvirt")
         daemon = await self.spawn(["libvirtd", "--listen"], name=LIBVIRTD)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while daemon.process.alive() and asyncio.get_running_loop().time() < deadline:
-            if self.libvirt_socket.exists():
-                await self.run(["virsh", "-c", "qemu:///system", "uri"], timeout_s=timeout_s)
-                return daemon
-            await asyncio.sleep(0.02)
-        raise LabError(f"libvirtd on {self.name} did not come up:\n{daemon.tail()}")
+
+        async def listening() -> bool:
+            if not daemon.process.alive():
+                raise LabError(f"libvirtd on {self.name} ended:\n{daemon.tail()}")
+            return self.libvirt_socket.exists()
+
+        await until(listening, what=f"libvirtd on {self.name} coming up", timeout_s=timeout_s)
+        # It listens before its drivers are ready, and answers when they are.
+        await self.run(["virsh", "-c", "qemu:///system", "uri"], timeout_s=timeout_s)
+        return daemon
 
     async def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal to a program started by `spawn`; False when it is gone."""
         return self.spawned(name).process.send(number)
+
+    def _gateway(self) -> ProcessRef:
+        if not self._state.detachable_pool:
+            raise LabError(f"{self.name} was added without a detachable pool")
+        return self.spawned(_GATEWAY).process
+
+    async def _start_gateway(self) -> None:
+        started = await self.spawn([sys.executable, "-m", "leeward_lab.hosts.gateway", str(self._pool)], name=_GATEWAY)
+
+        async def mounted() -> bool:
+            if not started.process.alive():
+                raise LabError(f"the pool's gateway on {self.name} did not start:\n{started.tail()}")
+            command = ["findmnt", "--types", gateway.FILE_SYSTEM, "--mountpoint", str(self._pool)]
+            return (await self.run(command, check=False)).returncode == 0
+
+        await until(mounted, what=f"mounting the pool's gateway on {self.name}", timeout_s=_GATEWAY_TIMEOUT_S)
+
+    async def _until_pool(self, *, reachable: bool) -> None:
+        async def as_wanted() -> bool:
+            return ((await self.run(["stat", str(self._pool)], check=False)).returncode == 0) == reachable
+
+        what = f"the pool becoming {'' if reachable else 'un'}reachable on {self.name}"
+        await until(as_wanted, what=what, timeout_s=_GATEWAY_TIMEOUT_S)
 
     def _namespaces(self) -> Namespaces:
         if self._state.pid1 is None or self._state.outside is None or not self._state.pid1.alive():
@@ -174,7 +222,7 @@ class Host:
             "/proc/sys/kernel/random/boot_id": self.directory / "boot_id",
             # Without a name server a look-up fails at once instead of waiting for one that cannot be reached.
             "/etc/resolv.conf": self.directory / "resolv.conf",
-            **self._shared,
+            "/etc/hosts": self._names,
         }
         if self._state.libvirt:
             binds |= libvirtd.binds(self.directory)

@@ -35,6 +35,7 @@ class HostState:
     index: int
     host_uuid: str
     libvirt: bool
+    detachable_pool: bool
     pid1: ProcessRef | None = None
     outside: ProcessRef | None = None
     processes: dict[str, ProcessState] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class HostState:
 
 @dataclass(slots=True)
 class ClusterState:
-    """One cluster. `owner` is the process that it must not outlive; none when it is meant to stay."""
+    """One cluster, changed by one process at a time. `owner` is the process that it must not outlive; none when it is meant to stay."""
 
     name: str
     cluster_id: str

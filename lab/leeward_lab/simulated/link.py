@@ -64,15 +64,17 @@ class LinkedAgent:
         return result
 
     async def _race(self, agent: AgentApi, act: Callable[[AgentApi], Awaitable[T]]) -> T:
-        call: asyncio.Future[T] = asyncio.ensure_future(_as_coroutine(act(agent)))
+        call = asyncio.ensure_future(_as_coroutine(act(agent)))
         broken = asyncio.ensure_future(_as_coroutine(self._broken()))
+        both: set[asyncio.Future[Any]] = {call, broken}
         try:
-            await asyncio.wait({call, broken}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 return call.result()
         finally:
             broken.cancel()
             call.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
         raise AgentIndefinite(f"nodes/{self._node} was lost in mid-call")
 
     async def _stream(self, method: str, open_: Callable[[AgentApi], AsyncIterator[T]]) -> AsyncIterator[T]:

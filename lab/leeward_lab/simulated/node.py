@@ -1,5 +1,6 @@
 """A simulated host with everything that runs on it: guests, guard, agent, both heartbeats."""
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leeward import keys
 from leeward.agent.convert import decode_node_report, encode_node_report
-from leeward.agent.types import GuestState, MigrationDestination, StopCause
+from leeward.agent.types import GuestSpec, GuestState, MigrationDestination, StopCause
 from leeward.errors import AgentUnavailable
 from leeward_agent.claims import MemoryClaims
 from leeward_agent.core import Agent, NodeIdentity
@@ -81,7 +82,8 @@ class SimulatedNode:
         """Start the agent on the running host."""
         cluster = self._cluster
         self._agent_life = Life()
-        pool = MemoryPool(cluster.pool, cluster.clock, node=self.name, root=cluster.files)
+        kind = MemoryPool if cluster.files is None else _FilesPool
+        pool = kind(cluster.pool, cluster.clock, node=self.name, root=cluster.files)
         hypervisor = SimulatedHypervisor(self.host)
         assert self._guard is not None
         heartbeats = HeartbeatService(
@@ -153,3 +155,15 @@ class SimulatedNode:
             if guest.active:
                 self.killed_by_guard.append((self._cluster.clock.monotonic_s(), guest.spec.uid))
                 self.host.stop(guest, StopCause.CRASHED)
+
+
+class _FilesPool(MemoryPool):
+    """A pool in memory whose guests keep their console and boot count in files."""
+
+    async def create_disk(self, spec: GuestSpec) -> None:
+        await super().create_disk(spec)
+        self.disk_path(spec.uid).parent.mkdir(parents=True, exist_ok=True)
+
+    async def delete_disk(self, uid: str) -> None:
+        await super().delete_disk(uid)
+        shutil.rmtree(self.disk_path(uid).parent, ignore_errors=True)

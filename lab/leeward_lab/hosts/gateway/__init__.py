@@ -1,1 +1,3 @@
-"""A shared pool that one host can lose: a file system in user space that passes everything through, until told not to."""
+"""A shared pool that one host can lose: a file system that passes everything through until told otherwise."""
+
+FILE_SYSTEM = "fuse.leeward"

@@ -12,11 +12,10 @@ import sys
 import threading
 from pathlib import Path
 
-from leeward_lab.hosts.gateway import wire
+from leeward_lab.hosts.gateway import FILE_SYSTEM, wire
 from leeward_lab.hosts.gateway.files import Files
 from leeward_lab.hosts.gateway.wire import Opcode, Request
 
-FILE_SYSTEM = "fuse.leeward"
 _WORKERS = 4
 _MS_NOSUID_NODEV = 2 | 4
 # Bookkeeping that must go on while the pool is lost, or descriptors and nodes would leak.

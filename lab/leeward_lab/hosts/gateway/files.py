@@ -183,8 +183,7 @@ class Files:
         path = self._nodes.path(request.node)
         listing = [(b".", 0, stat.S_IFDIR >> 12), (b"..", 0, stat.S_IFDIR >> 12)]
         with os.scandir(os.fsencode(path)) as entries:
-            for entry in entries:
-                listing.append((entry.name, entry.inode(), entry.stat(follow_symlinks=False).st_mode >> 12))
+            listing += [(each.name, each.inode(), each.stat(follow_symlinks=False).st_mode >> 12) for each in entries]
         with self._lock:
             handle, self._next_listing = self._next_listing, self._next_listing + 1
             self._listings[handle] = listing

@@ -18,7 +18,7 @@ from leeward.v1 import watch_pb2
 from leeward_controller.operations.submit import Requester
 from leeward_controller.services.watches import WatchEventType
 
-_NOT_PART_OF_THE_REQUEST = ("request_id", "validate_only")
+_NOT_PART_OF_THE_REQUEST = {"request_id", "validate_only"}
 
 
 def timestamp(time: datetime) -> Timestamp:
@@ -68,7 +68,7 @@ def requester_of(request: Message) -> Requester:
     principal = current_principal()
     bare = type(request)()
     bare.CopyFrom(request)
-    for field in _NOT_PART_OF_THE_REQUEST:
+    for field in _NOT_PART_OF_THE_REQUEST & set(bare.DESCRIPTOR.fields_by_name):
         bare.ClearField(field)
     kind = type(request).DESCRIPTOR.full_name.encode()
     digest = hashlib.sha256(kind + b"\0" + bare.SerializeToString(deterministic=True)).hexdigest()

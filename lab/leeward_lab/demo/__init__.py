@@ -1,0 +1,1 @@
+"""`make demo`: Leeward's main job, shown and checked."""
