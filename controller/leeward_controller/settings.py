@@ -29,7 +29,9 @@ class ControllerSettings(BaseModel):
     listen: list[str] = Field(min_length=1, description="host:port to serve on")
     advertise: str = Field(description="host:port under which clients and other replicas reach this one")
     etcd_endpoints: list[str] = Field(min_length=1, description="host:port of the etcd members")
-    tls_directory: Path | None = Field(default=None, description="certificate, key and CA; none: plain text on loopback")
+    tls_directory: Path | None = Field(
+        default=None, description="certificate, key and CA; none: plain text on loopback"
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     metrics_listen: str = Field(default="", description="host:port for Prometheus; empty: none")
     controller_ttl_s: int = Field(default=5, ge=2, le=60)

@@ -6,7 +6,8 @@ gone, claims them, and repeats that step, which is safe by what steps promise.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import structlog
@@ -36,6 +37,7 @@ class OperationRunner:
         self._drivers: dict[str, Driver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claims: set[asyncio.Task[None]] = set()
+        self._submitting: set[str] = set()
         self._listeners: list[ProgressListener] = []
         surroundings.view.listen(self._notice)
 
@@ -59,6 +61,19 @@ class OperationRunner:
         """This replica's key is gone, or about to be: others take over at once, so stop driving."""
         self._registered_revision = 0
         await self._stop_all()
+
+    @contextmanager
+    def submitting(self, operation_id: str) -> Iterator[None]:
+        """While a new operation of this replica is being written: it is driven by `drive`, not found as an orphan.
+
+        When the block ends without `drive`, because the write's end is not known, it is claimed if it turns up.
+        """
+        self._submitting.add(operation_id)
+        try:
+            yield
+        finally:
+            self._submitting.discard(operation_id)
+            self._reconsider(keys.operation(operation_id))
 
     def owned(self, commit: Commit) -> Commit:
         """Bind a commit to this replica's registration, so that nothing is owned by a replica that has lost it."""
@@ -95,6 +110,7 @@ class OperationRunner:
             log.info("operation.superseded", operation=operation.name, why=str(error))
         except LeewardError as error:
             log.error("operation.driver_failed", operation=operation.name, error=error.message, exc_info=True)
+            await self._surroundings.clock.sleep(1.0)
 
     def _forget(self, operation_id: str) -> None:
         self._tasks.pop(operation_id, None)
@@ -124,12 +140,12 @@ class OperationRunner:
 
     def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
         operation, view = stored.value, self._surroundings.view
-        if operation.phase.ended or operation.id in self._tasks or not self._registered_revision:
+        if operation.phase.ended or operation.id in self._tasks or operation.id in self._submitting:
+            return
+        if not self._registered_revision or not view.synced:
             return
         owner_lives = keys.controller(operation.owner) in view.controllers
         if owner_lives and operation.owner != self.controller_id:
-            return
-        if not view.synced:
             return
         task = asyncio.ensure_future(self._claim(stored))
         self._claims.add(task)

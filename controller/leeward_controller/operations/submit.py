@@ -54,15 +54,13 @@ class Submitter:
         commit = self._runner.owned(Commit().create(keys.operation(operation.id), operation))
         commit.create(keys.instance(instance.name), replace(instance, current_operation=operation.name))
         try:
-            revision = await self._records.commit(commit)
+            return await self._begin(operation, commit)
         except Conflict:
             if (earlier := await self._earlier(operation)) is not None:
                 return earlier
             if await self._records.get(INSTANCES, keys.instance(instance.name)) is not None:
                 raise AlreadyExists.named(instance.name) from None
             raise
-        self._runner.drive(Stored(keys.operation(operation.id), operation, revision, revision))
-        return operation
 
     async def submit(
         self,
@@ -86,18 +84,21 @@ class Submitter:
         if running is not None:
             operation = replace(operation, predecessor=running.value.name)
             commit.replace(running, replace(running.value, cancel_requested=True))
-        key = keys.operation(operation.id)
-        self._runner.owned(commit.create(key, operation))
+        self._runner.owned(commit.create(keys.operation(operation.id), operation))
         commit.replace(instance, replace(instance.value, current_operation=operation.name))
         if leader_epoch:
             commit.alive(keys.LEADER, leader_epoch)
         try:
-            revision = await self._records.commit(commit)
+            return await self._begin(operation, commit)
         except Conflict:
             if (earlier := await self._earlier(operation)) is not None:
                 return earlier
             raise
-        self._runner.drive(Stored(key, operation, revision, revision))
+
+    async def _begin(self, operation: Operation, commit: Commit) -> Operation:
+        with self._runner.submitting(operation.id):
+            revision = await self._records.commit(commit)
+            self._runner.drive(Stored(keys.operation(operation.id), operation, revision, revision))
         return operation
 
     async def check(self, instance: Instance, wanted: OperationType, arguments: Arguments) -> Stored[Operation] | None:

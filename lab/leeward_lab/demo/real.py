@@ -20,10 +20,10 @@ class RealStage:
 
     image_format = "qcow2"
 
-    def __init__(self, cluster: RealCluster, client: Client, *, image: Path) -> None:
+    def __init__(self, cluster: RealCluster, client: Client, *, image: Path, hypervisor: str) -> None:
         self.client = client
         self.image = image
-        self.hypervisor = "kvm" if kvm_usable() else "qemu"
+        self.hypervisor = hypervisor
         self._cluster = cluster
 
     async def cut_power(self, host: str) -> None:
@@ -55,4 +55,4 @@ async def real_stage(directory: Path) -> AsyncIterator[RealStage]:
     image = await asyncio.to_thread(build_guest_image, directory / "tiny.qcow2", cache_dir=default_cache_dir())
     async with running(directory / "cluster", "demo") as cluster, cluster.client() as client:
         await cluster.until_ready(client)
-        yield RealStage(cluster, client, image=image)
+        yield RealStage(cluster, client, image=image, hypervisor="kvm" if await kvm_usable() else "qemu")

@@ -1,5 +1,6 @@
 """Running the tools that build and read disks."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,18 @@ class LabError(LeewardError):
     reason = "LAB"
 
 
-def run_tool(command: Sequence[str | Path], *, timeout_s: float, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
+# mtools, and SYSLINUX's installer which calls it, stamp files with this time instead of the clock's: 1980, FAT's first.
+_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800"}
+
+
+def run_tool(command: Sequence[str | Path], *, timeout_s: float, cwd: Path | None = None) -> bytes:
     """Run a program to its end and return what it wrote to stdout; `LabError` if it fails or takes too long."""
     shown = " ".join(str(word) for word in command)
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, cwd=cwd, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, cwd=cwd, check=False,
+            env={**os.environ, **_ENVIRONMENT},
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise LabError(f"cannot run {command[0]}: it is not installed") from error
     except subprocess.TimeoutExpired as error:

@@ -1,5 +1,6 @@
 """A cluster of hosts: made, found again by another process, and cleared away without leaving anything."""
 
+import logging
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from leeward_lab.hosts.host import Host
 from leeward_lab.hosts.network import Network
 from leeward_lab.hosts.processes import ProcessRef
 from leeward_lab.hosts.state import ClusterState, HostState
+
+_log = logging.getLogger(__name__)
 
 POOL = "pool"
 # The mount points that libvirt's directories are bound to must exist, whether or not a package made them.
@@ -40,7 +43,11 @@ class Cluster:
         `LabError` when `directory` holds a cluster already.
         """
         directory = _new_directory(directory)
-        await sweep()
+        try:
+            await sweep()
+        except LabError as error:
+            # Somebody else's leftovers do not keep this cluster from its own names.
+            _log.warning("cannot clear away an abandoned cluster: %s", error.message)
         async with state.machine_lock():
             identity = state.cluster_id(directory, name)
             written = ClusterState(

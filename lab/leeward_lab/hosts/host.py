@@ -10,7 +10,7 @@ from leeward_lab.guest.commands import LabError
 from leeward_lab.hosts import gateway, libvirtd, network
 from leeward_lab.hosts.namespaces import Namespaces, Setup, new_boot_id, set_up, start_namespaces
 from leeward_lab.hosts.network import Network
-from leeward_lab.hosts.processes import Completed, ProcessRef, Spawned, child_of, run, spawn
+from leeward_lab.hosts.processes import Completed, ProcessRef, Spawned, run
 from leeward_lab.hosts.state import HostState, ProcessState
 from leeward_lab.hosts.waiting import until
 
@@ -141,14 +141,10 @@ class Host:
         if known is not None and known.process.alive():
             raise LabError(f"{name} is running already on {self.name}")
         log = self.directory / f"log/{name}.log"
-        outside = spawn(self._namespaces().enter(command), name=name, log=log, env=env, dies_with_owner=False)
-        try:
-            process = await child_of(outside.process)
-        except LabError as error:
-            raise LabError(f"{name} did not start on {self.name}: {outside.tail()}") from error
-        self._state.processes[name] = ProcessState(process=process, log=str(log))
+        started = await self._namespaces().spawn(command, name=name, log=log, env=env or {})
+        self._state.processes[name] = ProcessState(process=started.process, log=str(log))
         self._save()
-        return Spawned(name=name, process=process, log=log)
+        return started
 
     def spawned(self, name: str) -> Spawned:
         """The program started under this name, whoever started it; `LabError` when there was none since power-on."""

@@ -1,5 +1,6 @@
 """A host's namespaces: a pid 1 of its own, and inside it mounts, name, network and boot id of its own."""
 
+import os
 import shlex
 import uuid
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leeward_lab.guest.commands import LabError
-from leeward_lab.hosts.processes import ProcessRef, child_of, run, spawn
+from leeward_lab.hosts.processes import ProcessRef, Spawned, child_of, run, spawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,29 @@ class Namespaces:
         """The command line that runs `command` inside."""
         own = ["nsenter", "--target", str(self.pid1.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
         return [*own, *command]
+
+    async def spawn(self, command: Sequence[str], *, name: str, log: Path, env: Mapping[str, str]) -> Spawned:
+        """Start a program inside as an orphan of pid 1, its output appended to `log`. The pid is the machine's.
+
+        `LabError` when it does not start. An orphan, because `nsenter` stops itself when its child is stopped, and
+        pid 1 could then not end: it waits until everything inside has been reaped.
+        """
+        # A shell's background job ignores SIGINT and SIGQUIT, which a program would inherit.
+        script = 'env --default-signal=INT,QUIT "$@" & read -r line'
+        waiting, release = os.pipe()
+        try:
+            shell = self.enter(["sh", "-c", script, "sh", *command])
+            outside = spawn(shell, name=name, log=log, env=env, dies_with_owner=True, stdin=waiting)
+            try:
+                process = await child_of(await child_of(outside.process))
+            except LabError as error:
+                raise LabError(f"{name} did not start: {outside.tail()}") from error
+        finally:
+            os.close(waiting)
+            os.close(release)
+        if not await outside.process.ended(timeout_s=5):
+            raise LabError(f"the shell that started {name} did not end")
+        return Spawned(name=name, process=process, log=log)
 
     async def power_off(self) -> None:
         """SIGKILL pid 1: the kernel kills everything inside before pid 1 itself is gone.

@@ -120,8 +120,8 @@ def spawn(
     name: str,
     log: Path,
     env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     dies_with_owner: bool = True,
+    stdin: int = subprocess.DEVNULL,
 ) -> Spawned:
     """Start a program in a session of its own, its output appended to `log`, `env` added to the environment.
 
@@ -136,11 +136,10 @@ def spawn(
         try:
             child = subprocess.Popen(
                 words,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
-                cwd=cwd,
                 start_new_session=True,
             )
         except OSError as error:

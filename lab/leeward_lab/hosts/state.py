@@ -35,7 +35,7 @@ class HostState:
     index: int
     host_uuid: str
     libvirt: bool
-    detachable_pool: bool
+    detachable_pool: bool = False
     pid1: ProcessRef | None = None
     outside: ProcessRef | None = None
     processes: dict[str, ProcessState] = field(default_factory=dict)
@@ -43,7 +43,10 @@ class HostState:
 
 @dataclass(slots=True)
 class ClusterState:
-    """One cluster, changed by one process at a time. `owner` is the process that it must not outlive; none when it is meant to stay."""
+    """One cluster, changed by one process at a time.
+
+    `owner` is the process that it must not outlive; none when it is meant to stay.
+    """
 
     name: str
     cluster_id: str
@@ -79,18 +82,29 @@ def cluster_id(directory: Path, name: str) -> str:
 def load(path: Path) -> ClusterState:
     """Read a cluster's state back; `LabError` when there is none or it is not one."""
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        hosts = [_host(each) for each in raw.pop("hosts")]
-        return ClusterState(**{**raw, "owner": _ref(raw["owner"])}, hosts=hosts)
+        text = path.read_text()
     except FileNotFoundError as error:
         raise LabError(f"there is no cluster in {path.parent}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise LabError(f"{path} is not the state of a cluster: {error}") from error
+    return _parse(text, path)
 
 
 def registered() -> list[ClusterState]:
     """Every cluster on this machine."""
-    return [load(path) for path in sorted(_REGISTRY.glob("*.json"))]
+    found = []
+    for path in sorted(_REGISTRY.glob("*.json")):
+        # Its owner may destroy it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_parse(path.read_text(), path))
+    return found
+
+
+def _parse(text: str, path: Path) -> ClusterState:
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        hosts = [_host(each) for each in raw.pop("hosts")]
+        return ClusterState(**{**raw, "owner": _ref(raw["owner"])}, hosts=hosts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LabError(f"{path} is not the state of a cluster: {error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -110,6 +110,7 @@ class SimulatedCluster:
         node_vcpus: int = 8,
         node_memory_mib: int = 16384,
         files: Path | None = None,
+        store_delay_s: float = 0.001,
         on_run_change: Callable[[str, str, bool, int], None] | None = None,
     ) -> None:
         self.clock, self.ids, self.rng = clock, ids, rng
@@ -118,6 +119,7 @@ class SimulatedCluster:
         self.lease_ttl_s = lease_ttl_s
         self.node_vcpus, self.node_memory_mib = node_vcpus, node_memory_mib
         self.files = files
+        self.store_delay_s = store_delay_s
         self.network = Network()
         self.store = MemoryStore(clock)
         self.pool = MemoryPoolContents(POOL_ID)
@@ -137,6 +139,7 @@ class SimulatedCluster:
             self.store,
             reaches=partial(self.network.reaches, name, STORE),
             linked=partial(self.network.until_healed, name, STORE),
+            delay=partial(self.clock.sleep, self.store_delay_s),
             hook=hook,
         )
 

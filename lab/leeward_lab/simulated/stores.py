@@ -16,7 +16,8 @@ async def no_hook(_method: str) -> None:
 class LinkedStore:
     """A `Store` that can be cut off, and whose calls a test may hold up, break or observe.
 
-    `reaches()` tells whether the link stands, `linked()` waits until it does: what a watch has to tell waits with it.
+    Each call takes a `delay()` on its way there and another one back, so that a watch may tell of a write before its
+    writer hears of it. `reaches()` tells whether the link stands, `linked()` waits until it does: what a watch has to tell waits with it.
     `hook("before get")` and `hook("after get")` surround each call; what a
     hook raises, the caller gets: raised before, nothing was written; raised after, it was.
     """
@@ -27,15 +28,18 @@ class LinkedStore:
         *,
         reaches: Callable[[], bool],
         linked: Callable[[], Awaitable[None]],
+        delay: Callable[[], Awaitable[None]],
         hook: StoreHook = no_hook,
     ) -> None:
         self._store = store
         self._reaches = reaches
         self._linked = linked
+        self._delay = delay
         self._hook = hook
 
     async def _enter(self, method: str) -> None:
         await self._hook(f"before {method}")
+        await self._delay()
         if not self._reaches():
             raise StoreUnavailable("the store cannot be reached")
 
@@ -54,6 +58,7 @@ class LinkedStore:
     async def transact(self, conditions: Sequence[Condition], mutations: Sequence[Mutation]) -> Transaction:
         await self._enter("transact")
         outcome = await self._store.transact(conditions, mutations)
+        await self._delay()
         await self._hook("after transact")
         return outcome
 

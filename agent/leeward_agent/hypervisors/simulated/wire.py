@@ -153,6 +153,7 @@ class _Arrival:
         self._guest: SimulatedGuest | None = None
         self._server: asyncio.Server | None = None
         self._socket: Path | None = None
+        self._memory: list[asyncio.StreamWriter] = []
         self._received_bytes = 0
         self._received = asyncio.Condition()
 
@@ -167,6 +168,8 @@ class _Arrival:
         """The connection is closed: forget a guest that was not switched."""
         if self._server is not None:
             self._server.close()
+        for writer in self._memory:
+            writer.close()
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
         if self._guest is not None and self._guest.incoming and self._host.powered:
@@ -199,6 +202,7 @@ class _Arrival:
         self._host.run(self._guest, paused=paused)
 
     async def _memory_connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._memory.append(writer)
         try:
             while chunk := await reader.read(_CHUNK_BYTES):
                 async with self._received:
