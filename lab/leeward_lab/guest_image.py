@@ -10,10 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from leeward_lab.guest import disk, initrd
 from leeward_lab.guest.commands import LabError, run_tool
-from leeward_lab.guest.disk import KERNEL_ARGUMENTS, write_disk
-from leeward_lab.guest.initrd import build_initrd
+from leeward_lab.guest.disk import write_disk
+from leeward_lab.guest.initrd import BUSYBOX, INIT_SCRIPT, build_initrd
 from leeward_lab.guest.kernel import fetch_kernel
 
 
@@ -46,8 +45,8 @@ def build_guest_image(destination: Path, *, cache_dir: Path) -> Path:
 def _built(cache_dir: Path) -> Path:
     """The finished raw image of these very sources, from the cache or newly made."""
     kernel = fetch_kernel(cache_dir)
-    key = hashlib.sha256(kernel.release.encode() + KERNEL_ARGUMENTS.encode())
-    for source in (initrd.INIT_SCRIPT, initrd.BUSYBOX, Path(initrd.__file__), Path(disk.__file__)):
+    key = hashlib.sha256(kernel.release.encode())
+    for source in (*sorted(INIT_SCRIPT.parent.glob("*.py")), INIT_SCRIPT, BUSYBOX):
         key.update(source.read_bytes())
     raw = cache_dir / f"guest-{key.hexdigest()[:16]}.raw"
     if not raw.exists():

@@ -427,6 +427,10 @@ async def test_an_image_that_is_refused_midway_says_so(disk: Path) -> None:
             await upload(client, disk)
 
 
+def files_in(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir())
+
+
 def part(begin: int, end: int, *, first: bool = False) -> DownloadImageResponse:
     size, digest = (len(CONTENT), DIGEST) if first else (0, "")
     return DownloadImageResponse(chunk=CONTENT[begin:end], offset=begin, size_bytes=size, sha256=digest)
@@ -442,7 +446,7 @@ async def test_a_download_is_taken_up_where_it_broke_off(tmp_path: Path) -> None
         await client.download_image("projects/default/images/i", target)
         assert [request.offset for request in alive.got("DownloadImage")] == [middle]
     assert target.read_bytes() == CONTENT
-    assert list(tmp_path.iterdir()) == [target]
+    assert files_in(tmp_path) == [target]
 
 
 async def test_a_damaged_download_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -451,7 +455,7 @@ async def test_a_damaged_download_leaves_nothing_behind(tmp_path: Path) -> None:
     async with scripted(DownloadImage=tells(damaged)) as script, client_of(script) as client:
         with pytest.raises(DataLoss, match="arrived damaged"):
             await client.download_image("projects/default/images/i", tmp_path / "out.raw")
-    assert list(tmp_path.iterdir()) == []
+    assert files_in(tmp_path) == []
 
 
 async def test_calls_at_once_do_not_chase_each_other_round_the_endpoints() -> None:

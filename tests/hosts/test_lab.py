@@ -210,7 +210,7 @@ async def test_network(cluster: Cluster, tmp_path: Path) -> None:
     await asyncio.gather(a.start(), b.start())
 
     async def reaches(source: Host, target: str) -> bool:
-        return (await source.run(["ping", "-c1", "-W1", "-i0.2", target], check=False)).returncode == 0
+        return (await source.run(["busybox", "ping", "-c1", "-W1", target], check=False)).returncode == 0
 
     def heals(source: Host, target: str) -> Callable[[], Awaitable[bool]]:
         return lambda: reaches(source, target)

@@ -37,7 +37,7 @@ class OperationRunner:
         self._drivers: dict[str, Driver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claims: set[asyncio.Task[None]] = set()
-        self._submitting: set[str] = set()
+        self._being_written: set[str] = set()
         self._listeners: list[ProgressListener] = []
         surroundings.view.listen(self._notice)
 
@@ -68,11 +68,11 @@ class OperationRunner:
 
         When the block ends without `drive`, because the write's end is not known, it is claimed if it turns up.
         """
-        self._submitting.add(operation_id)
+        self._being_written.add(operation_id)
         try:
             yield
         finally:
-            self._submitting.discard(operation_id)
+            self._being_written.discard(operation_id)
             self._reconsider(keys.operation(operation_id))
 
     def owned(self, commit: Commit) -> Commit:
@@ -140,13 +140,14 @@ class OperationRunner:
 
     def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
         operation, view = stored.value, self._surroundings.view
-        if operation.phase.ended or operation.id in self._tasks or operation.id in self._submitting:
+        if operation.phase.ended or operation.id in self._tasks or operation.id in self._being_written:
             return
         if not self._registered_revision or not view.synced:
             return
         owner_lives = keys.controller(operation.owner) in view.controllers
         if owner_lives and operation.owner != self.controller_id:
             return
+        self._being_written.add(operation.id)
         task = asyncio.ensure_future(self._claim(stored))
         self._claims.add(task)
         task.add_done_callback(self._claims.discard)
@@ -156,15 +157,16 @@ class OperationRunner:
         claimed = replace(operation, owner=self.controller_id, claims=operation.claims + 1)
         try:
             revision = await self._surroundings.records.commit(self.owned(Commit().replace(stored, claimed)))
-        except Conflict:
-            return  # Another replica was first.
+            log.info("operation.adopted", operation=operation.name, type=operation.type, step=operation.step)
+            self.drive(Stored(stored.key, claimed, revision, stored.create_revision))
+        except Conflict as error:
+            log.debug("operation.not_claimed", operation=operation.name, why=error.message)
         except (StoreUnavailable, StoreIndefinite) as error:
             log.warning("operation.claim_failed", operation=operation.name, error=error.message)
             await self._surroundings.clock.sleep(1.0)
-            self._reconsider(stored.key)
-            return
-        log.info("operation.adopted", operation=operation.name, type=operation.type, step=operation.step)
-        self.drive(Stored(stored.key, claimed, revision, stored.create_revision))
+        finally:
+            self._being_written.discard(operation.id)
+        self._reconsider(stored.key)
 
     def _reconsider(self, key: str) -> None:
         if (stored := self._surroundings.view.operations.get(key)) is not None:

@@ -47,10 +47,13 @@ def start(connection: VirConnect, *, uid: str, xml: str) -> None:
     try:
         # A saved state left by somebody's hand belongs to an older epoch of the disk.
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
-    except libvirt.libvirtError:
+    except libvirt.libvirtError as failure:
         if domain.isActive():
             return
-        domain.undefineFlags(_UNDEFINE)
+        try:
+            domain.undefineFlags(_UNDEFINE)
+        except libvirt.libvirtError as error:
+            raise HypervisorError(f"start guest {uid}: {failure}; its definition stays behind: {error}") from failure
         raise
 
 

@@ -168,7 +168,6 @@ class LibvirtHypervisor:
         run = self._migrations.get(spec.uid)
         if run is None or not run.running:
             run = self._new_run(spec.uid, timeout_s=limits.timeout_s)
-            self._events.await_job(spec.uid)
             run.start(partial(self._perform, spec, destination, transport, limits))
         return run.reports()
 
@@ -180,7 +179,6 @@ class LibvirtHypervisor:
         run = self._migrations.get(uid)
         if run is None or not run.running:
             run = self._new_run(uid, timeout_s=timeout_s)
-            self._events.await_job(uid)
             run.join()
         return run.reports()
 
@@ -284,6 +282,10 @@ class LibvirtHypervisor:
             abort=partial(self._abort, uid),
             final_stats=partial(self._events.take_job, uid, timeout_s=JOB_EVENT_TIMEOUT_S),
         )
+        for ended in [each for each, run in self._migrations.items() if not run.running]:
+            del self._migrations[ended]
+            self._events.forget_job(ended)
+        self._events.await_job(uid)
         run = MigrationRun(uid, calls, clock=self._clock, timeout_s=timeout_s)
         self._migrations[uid] = run
         return run

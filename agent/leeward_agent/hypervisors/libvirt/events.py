@@ -110,6 +110,10 @@ class EventHub:
         self.start()
         self._awaited_jobs[uid] = asyncio.get_running_loop().create_future()
 
+    def forget_job(self, uid: str) -> None:
+        """Undo `await_job`."""
+        self._awaited_jobs.pop(uid, None)
+
     async def take_job(self, uid: str, *, timeout_s: float) -> dict[str, int]:
         """The statistics of the job that ended since `await_job`; empty when none came within `timeout_s`."""
         job = self._awaited_jobs.pop(uid, None)
