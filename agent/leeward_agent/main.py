@@ -35,7 +35,7 @@ from leeward_agent.hypervisors.libvirt.driver import LibvirtHypervisor
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.ports import Hypervisor
-from leeward_agent.reconcile import Quarantine, Reconciler, highest_record
+from leeward_agent.reconcile import DirectoryQuarantine, Reconciler, highest_record
 from leeward_agent.server import AgentServer
 from leeward_agent.settings import ENVIRONMENT_PREFIX, AgentSettings
 from leeward_agent.storage.directory import DirectoryPool
@@ -156,7 +156,7 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         read_run_epoch=lambda uid: highest_record(pools, uid),
         check_caller=_caller_must_be if tls else _anyone,
     )
-    quarantine = Quarantine(settings.state_directory / "quarantine", ids=ids)
+    quarantine = DirectoryQuarantine(settings.state_directory / "quarantine", ids=ids)
     return _Parts(
         agent=agent,
         server=AgentServer(agent, tunnels, addresses=[settings.listen], tls=tls, ids=ids),

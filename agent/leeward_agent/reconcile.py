@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -35,7 +36,15 @@ class Leftover:
     found_at: str
 
 
-class Quarantine:
+class Quarantine(Protocol):
+    """Where leftovers are kept aside."""
+
+    async def keep(self, leftover: Leftover, definition: str) -> None:
+        """Keep a note of it and its last definition. Raises StorageError."""
+        ...
+
+
+class DirectoryQuarantine:
     """A note and the last definition of each leftover, in the agent's state directory, for people."""
 
     def __init__(self, directory: Path, *, ids: Ids) -> None:

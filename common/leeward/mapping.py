@@ -40,7 +40,7 @@ def check(kind: type[Any], message: type[Message]) -> list[str]:
     """Every difference between the fields of `kind` and those of `message`, in words; empty when they agree."""
     names = {f.name for f in fields(kind)}
     descriptor = message.DESCRIPTOR
-    members = {f.name for f in descriptor.fields if f.containing_oneof is None or f.has_presence and _synthetic(f)}
+    members = {f.name for f in descriptor.fields if f.containing_oneof is None or (f.has_presence and _synthetic(f))}
     members |= {o.name for o in descriptor.oneofs if not o.name.startswith("_")}
     title = f"{kind.__name__} and {descriptor.full_name}"
     return [f"{title}: {name} stands on one side only" for name in sorted(names ^ members)]

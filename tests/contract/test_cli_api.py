@@ -300,11 +300,16 @@ async def test_the_console_is_written_and_followed(leeward: Shell) -> None:
     whole = await leeward("instance", "console-log", "web-1")
     assert whole.code == 0, whole
     assert whole.out
+    assert whole.out.startswith("leeward-guest: boot 1")
     tail = await leeward("instance", "console-log", "web-1", "--tail", "1")
-    assert tail.out == whole.out.splitlines(keepends=True)[-1]
+    assert len(tail.out.splitlines()) == 1
+    assert tail.out.startswith("leeward-guest: ")
+    # It writes on, a line a second.
+    later = f"line={len(whole.out.splitlines()) + 2} "
     follow = ("instance", "console-log", "web-1", "--follow")
-    followed = await leeward.interrupted(*follow, when=bool, stream="stdout")
+    followed = await leeward.interrupted(*follow, when=lambda line: later in line, stream="stdout")
     assert followed.code == 130
+    assert followed.out.startswith(whole.out)
 
 
 async def test_the_shell_completes_names(leeward: Shell) -> None:

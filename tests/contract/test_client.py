@@ -27,8 +27,10 @@ from leeward.errors import (
     WrongState,
 )
 from leeward.identity import Principal, Role
+from leeward.pki import init_ca
 from leeward.rpc.server import RpcServer, ServerConfig
 from leeward.rpc.status import status_of
+from leeward.tls import TlsMaterial
 from leeward.v1 import (
     flavor_service_pb2_grpc,
     image_service_pb2_grpc,
@@ -91,10 +93,10 @@ _SERVICERS = (
 
 
 @asynccontextmanager
-async def scripted(**handlers: Handler) -> AsyncIterator[Script]:
+async def scripted(tls: TlsMaterial | None = None, **handlers: Handler) -> AsyncIterator[Script]:
     script = Script(handlers)
     principal = Principal.of(Role.ADMIN, "test")
-    config = ServerConfig(["127.0.0.1:0"], tls=None, policy=POLICY, plaintext_principal=principal)
+    config = ServerConfig(["127.0.0.1:0"], tls=tls, policy=POLICY, plaintext_principal=principal)
     server = RpcServer(config, ids=RandomIds())
     for module, service in _SERVICERS:
         base = getattr(module, f"{service}Servicer")
@@ -220,6 +222,25 @@ async def test_when_nobody_answers_patience_ends_and_all_are_named() -> None:
 async def test_plain_text_goes_to_loopback_only() -> None:
     with pytest.raises(InvalidArgument, match="TLS is needed"):
         connect("10.0.0.1:7443")
+
+
+async def test_both_sides_prove_who_they_are(tmp_path: Path) -> None:
+    ours, theirs = init_ca(tmp_path / "ours"), init_ca(tmp_path / "theirs")
+    controller = ours.issue(Role.CONTROLLER, "c1")
+    get = GetInstanceRequest(name=NAME)
+    async with scripted(controller, GetInstance=answers(Instance(name=NAME))) as script:
+        async with connect(script.address, tls=ours.issue(Role.ADMIN, "alice"), limits=LIMITS) as client:
+            assert (await client.instances.GetInstance(get)).name == NAME
+        async with connect(script.address, tls=theirs.issue(Role.ADMIN, "alice"), limits=LIMITS) as client:
+            with pytest.raises(Unavailable) as raised:
+                await client.instances.GetInstance(get)
+    assert raised.value.specific_reason == "TLS_REFUSED"
+    impostor = ours.issue(Role.AGENT, "host-a", sans=["127.0.0.1"])
+    async with scripted(impostor, GetInstance=answers(Instance(name=NAME))) as script:
+        async with connect(script.address, tls=ours.issue(Role.ADMIN, "alice"), limits=LIMITS) as client:
+            with pytest.raises(Unavailable):
+                await client.instances.GetInstance(get)
+        assert script.calls == []
 
 
 async def test_lists_are_read_to_their_end() -> None:

@@ -21,7 +21,7 @@ from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.ports import MigrationRoute, MigrationTransport
-from leeward_agent.reconcile import Quarantine, Reconciler
+from leeward_agent.reconcile import DirectoryQuarantine, Reconciler
 from leeward_agent.server import AgentServer
 from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents, PoolFault
 from leeward_agent.tunnel_server import TunnelServer
@@ -148,7 +148,7 @@ class AgentHost:
 
     def reconciler(self) -> Reconciler:
         """Reconciles when told to."""
-        quarantine = Quarantine(self.quarantine, ids=self._lab.ids)
+        quarantine = DirectoryQuarantine(self.quarantine, ids=self._lab.ids)
         return self.agent.reconciler(quarantine, interval_s=3600)
 
     @property

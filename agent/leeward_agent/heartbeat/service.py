@@ -21,6 +21,9 @@ from leeward_agent.storage.port import Pool
 _log = structlog.get_logger(__name__)
 _GUARD_RETRY_S = 0.25
 
+OBSERVE_SHARE = 0.25
+"""How often slots are looked at, in beats: silence counts from when it is seen, so this is how late it is told."""
+
 
 class HeartbeatService:
     """Keeps the node alive to the others, and the guard informed until when it is.
@@ -84,7 +87,7 @@ class HeartbeatService:
             )
             for pool in self._pools
         )
-        self._observer = SlotObserver(self._pools, clock, node=node, period_s=period_s)
+        self._observer = SlotObserver(self._pools, clock, node=node, period_s=period_s * OBSERVE_SHARE)
         self._facts = NodeFacts(
             clock, report=report, guests=guests, on_first=self._lease.poke, period_s=report_period_s
         )

@@ -5,7 +5,7 @@ answers what is true afterwards. It raises StaleClaim when a newer claim on the 
 Errors of transport: AgentUnavailable (the agent did not get the call), AgentIndefinite (it may have acted).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from leeward.agent.types import (
@@ -39,7 +39,7 @@ class AgentApi(Protocol):
         """One guest, asked from the hypervisor; state ABSENT when the host does not know it."""
         ...
 
-    def watch_guests(self) -> AsyncIterator[GuestStatus]:
+    def watch_guests(self) -> AsyncGenerator[GuestStatus, None]:
         """The state of every guest now, then each change as the hypervisor reports it, until closed."""
         ...
 
@@ -57,7 +57,7 @@ class AgentApi(Protocol):
         """
         ...
 
-    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
         """The image's bytes from `offset`, in chunks of at most 1 MiB. Raises NotFound, StorageError."""
         ...
 
@@ -110,7 +110,7 @@ class AgentApi(Protocol):
 
     def migrate_guest(
         self, caller: Caller, *, spec: GuestSpec, destination: MigrationDestination, limits: MigrationLimits
-    ) -> AsyncIterator[MigrationProgress]:
+    ) -> AsyncGenerator[MigrationProgress, None]:
         """Live-migrate to another node over shared storage, and tell the progress at least four times a second.
 
         The last item is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the running

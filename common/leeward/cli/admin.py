@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leeward.errors import PermissionDenied
 from leeward.identity import ETCD_SERVER_NAME, Principal, Role
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def _with_auth(etcd: list[str], tls_dir: Path, work: "Callable[[EtcdAuth, Princi
     endpoints = parse_endpoints(etcd)
     material = TlsMaterial.load(tls_dir)
     me = material.principal
+    if me.role is not Role.ADMIN:
+        # etcd would only say that it knows no such user, or refuse in words of its own.
+        raise PermissionDenied(f"{me} is no admin, and only admins may set up etcd")
     tls = EtcdTls(
         ca_pem=material.ca_pem,
         cert_pem=material.cert_pem,

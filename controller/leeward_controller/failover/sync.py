@@ -5,6 +5,7 @@ host was rebooted, is started again where it is. What an operation is doing is n
 """
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 
 import structlog
@@ -72,8 +73,9 @@ class GuestSync:
         agent = self._surroundings.agents.at(node=node_id, address=lease.report.address)
         look = asyncio.ensure_future(self._look_again_and_again(node_id))
         try:
-            async for status in agent.watch_guests():
-                await self._judge(node_id, status)
+            async with aclosing(agent.watch_guests()) as statuses:
+                async for status in statuses:
+                    await self._judge(node_id, status)
         except LeewardError as error:
             log.info("sync.stream_ended", node=node_id, why=error.message)
             await self._clock.sleep(1.0)

@@ -6,6 +6,7 @@ finds out by asking, and either goes forward (the guest has arrived) or back (it
 
 import asyncio
 import contextlib
+from contextlib import aclosing
 from dataclasses import replace
 
 from leeward.agent.types import (
@@ -76,7 +77,7 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
     canceller = asyncio.ensure_future(_cancel_when_asked(context))
     last = MigrationProgress(MigrationPhase.FAILED, error="the agent told no outcome")
     try:
-        async for last in source.migrate_guest(
+        moments = source.migrate_guest(
             context.caller,
             spec=context.instance.guest_spec(),
             destination=MigrationDestination(work.target_node, target_lease.report.address),
@@ -85,8 +86,10 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
                 max_downtime_ms=arguments.max_downtime_ms,
                 timeout_s=arguments.timeout_s,
             ),
-        ):
-            context.tell_progress(last)
+        )
+        async with aclosing(moments):
+            async for last in moments:
+                context.tell_progress(last)
     finally:
         canceller.cancel()
         await asyncio.gather(canceller, return_exceptions=True)

@@ -51,7 +51,6 @@ class RealStage:
 @asynccontextmanager
 async def real_stage(directory: Path) -> AsyncIterator[RealStage]:
     """Build the image, start the cluster, and take all of it down in the end."""
-    directory.mkdir(parents=True, exist_ok=True)
     image = await asyncio.to_thread(build_guest_image, directory / "tiny.qcow2", cache_dir=default_cache_dir())
     async with running(directory / "cluster", "demo") as cluster, cluster.client() as client:
         await cluster.until_ready(client)

@@ -96,7 +96,7 @@ class Story:
 
     async def _launch(self, observer: Observer) -> None:
         self._chapter("Launch three guests")
-        places = dict(zip(_GUESTS, (_VICTIM, _VICTIM, _OTHER), strict=True))
+        places: dict[str, str] = dict(zip(_GUESTS, (_VICTIM, _VICTIM, _OTHER), strict=True))
         begun = time.monotonic()
 
         async def launch(guest: str) -> None:

@@ -69,12 +69,11 @@ guest_agent() {
     for port in /sys/class/virtio-ports/*; do
         [ -e "$port/name" ] && read -r name <"$port/name" && [ "$name" = org.qemu.guest_agent.0 ] || continue
         device="/dev/${port##*/}"
+        # Kept open, since libvirt connects only after it has seen that; until then, reading gives end of file.
+        exec 3<>"$device" || return
         while :; do
-            # The port reads end of file while nobody is connected on the host.
-            exec 3<>"$device" || return
             while read -r request <&3; do agent_answer "$request" >&3; done
-            exec 3>&-
-            sleep 1
+            usleep 200000
         done
     done
 }

@@ -5,7 +5,8 @@ unknown end: the other side may go on with it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from leeward.agent.api import AgentApi
@@ -77,21 +78,20 @@ class LinkedAgent:
             await asyncio.gather(*both, return_exceptions=True)
         raise AgentIndefinite(f"nodes/{self._node} was lost in mid-call")
 
-    async def _stream(self, method: str, open_: Callable[[AgentApi], AsyncIterator[T]]) -> AsyncIterator[T]:
+    async def _stream(
+        self, method: str, open_: Callable[[AgentApi], AsyncGenerator[T, None]]
+    ) -> AsyncGenerator[T, None]:
         await self._hook(self._node, f"before {method}")
         agent = self._find()
         if agent is None:
             raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
-        stream = open_(agent)
-        try:
+        async with aclosing(open_(agent)) as stream:
             while True:
                 try:
                     item = await self._race(agent, lambda _: anext(stream))
                 except StopAsyncIteration:
                     return
                 yield item
-        finally:
-            await _close(stream)
 
     async def describe_node(self) -> NodeReport:
         return await self._call("describe_node", lambda agent: agent.describe_node())
@@ -102,7 +102,7 @@ class LinkedAgent:
     async def get_guest(self, *, uid: str) -> GuestStatus:
         return await self._call("get_guest", lambda agent: agent.get_guest(uid=uid))
 
-    def watch_guests(self) -> AsyncIterator[GuestStatus]:
+    def watch_guests(self) -> AsyncGenerator[GuestStatus, None]:
         return self._stream("watch_guests", lambda agent: agent.watch_guests())
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
@@ -118,7 +118,7 @@ class LinkedAgent:
             ),
         )
 
-    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+    def read_image(self, *, pool_id: str, digest: str, offset: int) -> AsyncGenerator[bytes, None]:
         return self._stream("read_image", lambda agent: agent.read_image(pool_id=pool_id, digest=digest, offset=offset))
 
     async def delete_image(self, *, pool_id: str, digest: str) -> None:
@@ -154,7 +154,7 @@ class LinkedAgent:
 
     def migrate_guest(
         self, caller: Caller, *, spec: GuestSpec, destination: MigrationDestination, limits: MigrationLimits
-    ) -> AsyncIterator[MigrationProgress]:
+    ) -> AsyncGenerator[MigrationProgress, None]:
         return self._stream(
             "migrate_guest",
             lambda agent: agent.migrate_guest(caller, spec=spec, destination=destination, limits=limits),
@@ -171,9 +171,3 @@ class LinkedAgent:
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
-
-
-async def _close(stream: AsyncIterator[Any]) -> None:
-    close = getattr(stream, "aclose", None)
-    if close is not None:
-        await close()

@@ -17,9 +17,9 @@ class LinkedStore:
     """A `Store` that can be cut off, and whose calls a test may hold up, break or observe.
 
     Each call takes a `delay()` on its way there and another one back, so that a watch may tell of a write before its
-    writer hears of it. `reaches()` tells whether the link stands, `linked()` waits until it does: what a watch has to tell waits with it.
-    `hook("before get")` and `hook("after get")` surround each call; what a
-    hook raises, the caller gets: raised before, nothing was written; raised after, it was.
+    writer hears of it. `reaches()` tells whether the link stands, `linked()` waits until it does: what a watch has to
+    tell waits with it. `hook("before get")` and `hook("after transact")` surround each call; what a hook raises, the
+    caller gets: raised before, nothing was written; raised after, it was.
     """
 
     def __init__(
