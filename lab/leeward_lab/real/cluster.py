@@ -42,14 +42,20 @@ class RealCluster:
         self.lab = lab
         self.shape = shape
         self.pki = lab.directory / "pki"
+        self.controller_config: Path | None = None
 
     @classmethod
     async def start(
-        cls, directory: Path, name: str, *, shape: Shape | None = None, detached: bool = False, libvirt: bool = True
-    ) -> "RealCluster":
-        """Make and start everything; on failure nothing stays behind. `detached` lets it outlive this process."""
+        cls, directory: Path, name: str, *, shape: Shape | None = None, detached: bool = False, libvirt: bool = True,
+        controller_config: Path | None = None,
+    ) -> "RealCluster":  # fmt: skip
+        """Make and start everything; on failure nothing stays behind. `detached` lets it outlive this process.
+
+        `controller_config` is a TOML file with further settings of the controllers.
+        """
         lab = await Cluster.create(directory, name, detached=detached)
         cluster = cls(lab, shape or Shape())
+        cluster.controller_config = controller_config
         (lab.directory / _SHAPE_FILE).write_text(json.dumps(asdict(cluster.shape)))
         try:
             await cluster._start(libvirt=libvirt)
@@ -62,7 +68,8 @@ class RealCluster:
     def attach(cls, directory: Path) -> "RealCluster":
         """The cluster that another process left running in `directory`."""
         lab = Cluster.attach(directory)
-        return cls(lab, Shape(**json.loads((lab.directory / _SHAPE_FILE).read_text())))
+        written = json.loads((lab.directory / _SHAPE_FILE).read_text())
+        return cls(lab, Shape(**{**written, "detachable_pool": tuple(written["detachable_pool"])}))
 
     async def destroy(self) -> None:
         """Kill everything and remove the network; files in the directory stay."""
@@ -72,7 +79,7 @@ class RealCluster:
         for name in (*self.shape.etcd_names, *self.shape.controller_names):
             self.lab.add_host(name, libvirt=False)
         for name in self.shape.host_names:
-            self.lab.add_host(name, libvirt=libvirt)
+            self.lab.add_host(name, libvirt=libvirt, detachable_pool=name in self.shape.detachable_pool)
         await asyncio.to_thread(self._issue_certificates)
         await DirectoryPool.create(self.lab.pool, RandomIds())
         await asyncio.gather(*(host.start() for host in self.lab.hosts.values()))
@@ -165,9 +172,11 @@ class RealCluster:
     async def start_controller(self, name: str) -> None:
         """Start a controller replica."""
         host = self.lab.hosts[name]
+        config = [f"--config={self.controller_config}"] if self.controller_config else []
         await host.spawn(
             [
                 str(_PROGRAMS / "leeward-controller"),
+                *config,
                 f"--listen={host.address}:{CONTROLLER_PORT}",
                 f"--advertise={host.address}:{CONTROLLER_PORT}",
                 f"--tls-directory={self.certificate_directory(Role.CONTROLLER, name)}",

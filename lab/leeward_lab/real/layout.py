@@ -13,11 +13,12 @@ ADMIN = "root"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many of each part a cluster has."""
+    """How many of each part a cluster has, and which hosts can lose the shared pool (`Host.detach_storage`)."""
 
     etcd_members: int = 1
     controllers: int = 2
     hosts: int = 3
+    detachable_pool: tuple[str, ...] = ()
 
     @property
     def etcd_names(self) -> tuple[str, ...]:
