@@ -10,8 +10,8 @@ HYPERVISOR ?= qemu
 LAB ?= .lab
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-PACKAGES_ANYWHERE := etcd-server python3-venv
-PACKAGES_HOSTS := busybox-static cpio dosfstools fence-agents-base fdisk gcc iproute2 kmod libc6-dev libvirt-clients \
+PACKAGES_ANYWHERE := etcd-server etcd-client python3-venv
+PACKAGES_HOSTS := busybox-static cpio dosfstools fence-agents fdisk gcc iproute2 kmod libc6-dev libvirt-clients \
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev mtools pkg-config python3-dev qemu-system-x86 qemu-utils \
 	syslinux syslinux-common tini xz-utils zstd
 

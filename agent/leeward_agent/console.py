@@ -1,4 +1,4 @@
-"""Reading a guest's serial console log."""
+"""A guest's serial console log: reading it, and deleting it with the guest."""
 
 import asyncio
 from pathlib import Path
@@ -36,3 +36,12 @@ def _read(path: Path, uid: str, offset: int, limit: int) -> ConsoleChunk:
     except OSError as error:
         raise StorageError(f"cannot read the console log of guest {uid}: {error}") from error
     return ConsoleChunk(data=data, next_offset=start + len(data), end_offset=end)
+
+
+async def remove(directory: Path, uid: str) -> None:
+    """Delete the log, if there is one on this host. Raises StorageError."""
+    path = log_path(directory, uid)
+    try:
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot delete the console log of guest {uid}: {error}") from error

@@ -214,6 +214,7 @@ class Agent:
                     metadata={"epoch": str(record.epoch), "node": record.node},
                 )
             await pool.delete_disk(spec.uid)
+            await console.remove(self._identity.console_directory, spec.uid)
 
         await self._turns.run(spec.uid, caller, delete)
 

@@ -43,7 +43,7 @@ class GuestEvents:
     def __init__(self, hypervisor: Hypervisor, *, clock: Clock) -> None:
         self._hypervisor = hypervisor
         self._clock = clock
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, None] = {}  # In the order in which they came.
 
     async def run(self) -> None:
         """Follow the hypervisor until cancelled. After a gap every guest's state is passed on anew."""
@@ -72,11 +72,11 @@ class GuestEvents:
     def listening(self) -> Iterator[Listener]:
         """A listener for what is reported from now on."""
         listener = Listener()
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         try:
             yield listener
         finally:
-            self._listeners.discard(listener)
+            del self._listeners[listener]
 
     async def watch(self) -> AsyncGenerator[GuestStatus, None]:
         """The state of every guest now, then each change."""

@@ -60,8 +60,7 @@ def run_with_crash(at: int, *, prepare: Act, act: Act, check: Act, seed: int = 0
         await act(story)
         await check(story)
         story.check_settled()
-        story.cluster.check_parts()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)
     return point

@@ -1,90 +1,58 @@
 """A simulated cluster that tells what it saw, and checks all along that nothing forbidden happens."""
 
+import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 from leeward import keys
-from leeward.agent.types import DiskFormat, GuestState, ImageFile, Nic
+from leeward.agent.types import DiskFormat, ImageFile, Nic
 from leeward.clock import SeededIds
+from leeward.errors import NotFound
 from leeward.store.port import KeyValue, Range
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.domain.instance import Instance, InstanceState, Resources
-from leeward_controller.domain.node import Node, NodeCondition
+from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
 from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Stored
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 from leeward_lab.simulated.link import CallHook
-from leeward_lab.simulated.link import no_hook as no_call_hook
 from leeward_lab.simulated.stores import StoreHook
 from leeward_lab.simulated.stores import no_hook as no_store_hook
 from leeward_lab.virtual_time import VirtualClock
+from tests.simulation.invariants import Invariants
+from tests.simulation.narrator import Narrator
 
 DIGEST = "ab" * 32
 ALICE = Requester(principal="client:alice")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One stretch during which a guest could write its disk on a node."""
-
-    uid: str
-    node: str
-    epoch: int
-    began_s: float
-
-
-class Invariants:
-    """What must never happen, checked at the instant at which it would."""
-
-    def __init__(self, story: "Story") -> None:
-        self._story = story
-        self.running: dict[str, Run] = {}
-        self.runs: list[Run] = []
-
-    def on_run_change(self, uid: str, node: str, running: bool, epoch: int) -> None:
-        """Called in the instant in which a guest begins or ceases to be able to write its disk."""
-        now_s = self._story.now_s
-        self._story.tell(f"{uid[:6]} {'runs' if running else 'ends'} on {node} (epoch {epoch})")
-        if not running:
-            assert self.running.pop(uid).node == node
-            return
-        other = self.running.get(uid)
-        assert other is None, f"{uid} runs on {node} while it still runs on {other.node if other else ''}"
-        earlier = [run for run in self.runs if run.uid == uid]
-        if earlier and earlier[-1].node != node:
-            self._check_move(earlier[-1], node)
-        assert not earlier or epoch >= earlier[-1].epoch, f"the run epoch of {uid} went back to {epoch}"
-        self.running[uid] = Run(uid, node, epoch, now_s)
-        self.runs.append(self.running[uid])
-
-    def _check_move(self, earlier: Run, node: str) -> None:
-        """A guest turns up elsewhere either by migration from a living host or after a proof for a dead one."""
-        host = self._story.cluster.nodes[earlier.node]
-        if host.host.powered and host.agent is not None:
-            return
-        proofs = [key for key in self._story.stored_keys(keys.FENCES) if f"/{earlier.node}/" in key]
-        migrating = any(task for task in host.host.migrations) if host.host.powered else False
-        assert proofs or migrating, f"{earlier.uid} started on {node} without a proof for {earlier.node}"
-
-
 class Story:
     """One run: a cluster, two controllers, instances, and a log in virtual time."""
 
-    def __init__(self, *, seed: int = 0, nodes: int = 3, controllers: int = 2) -> None:
+    def __init__(
+        self, *, seed: int = 0, nodes: int = 3, controllers: int = 2, steps: bool = False, **cluster: Any
+    ) -> None:
+        """`steps` tells each step of an operation too; what else is given goes to the cluster."""
         self.rng = random.Random(seed)
         self.lines: list[str] = []
-        self.invariants = Invariants(self)
         self.clock = VirtualClock()
+        self.narrator = Narrator(self.tell, steps=steps)
+        self.invariants = Invariants(now_s=self.clock.monotonic_s, tell=self.tell)
+        self.narrator.listen(self.invariants.on_record)
         self.cluster = SimulatedCluster(
             clock=self.clock,
             ids=SeededIds(seed),
             rng=self.rng,
             nodes=nodes,
             on_run_change=self.invariants.on_run_change,
+            **cluster,
         )
+        self.invariants.watch(self.cluster)
         self._names = [f"control-{number}" for number in range(1, controllers + 1)]
+        self._began_s = 0.0
+        self._telling: asyncio.Task[None] | None = None
 
     @property
     def now_s(self) -> float:
@@ -92,14 +60,16 @@ class Story:
         return self.clock.monotonic_s()
 
     def tell(self, line: str) -> None:
-        """Add a line to the log."""
-        self.lines.append(f"{self.now_s:9.3f}  {line}")
+        """Add a line to the log, with names for ids. Times count from when everything was ready."""
+        self.lines.append(f"{self.now_s - self._began_s:9.3f}  {self.narrator.plain(line)}")
 
     async def begin(
-        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook = no_call_hook
+        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook | None = None
     ) -> SimulatedController:
         """Power everything on and wait until it is ready; the hooks surround the first controller's calls."""
-        await self.cluster.start_nodes()
+        self._telling = asyncio.ensure_future(self.narrator.run(self.cluster.store))
+        for name in self.cluster.nodes:
+            await self.power_on(name)
         first = self.cluster.add_controller(self._names[0])
         first.start(store_hook=store_hook, agent_hook=agent_hook)
         for name in self._names[1:]:
@@ -108,6 +78,31 @@ class Story:
         self.cluster.pool.images[DIGEST] = size
         await self.until(self._is_ready, within_s=30.0, what="all nodes are registered and guarded")
         return first
+
+    async def power_on(self, node: str) -> None:
+        """Boot a host."""
+        await self.cluster.nodes[node].power_on()
+        self.narrator.boot(node, self.cluster.nodes[node].boot_id)
+
+    async def end(self) -> None:
+        """Stop everything, in order."""
+        self.check()
+        await self.cluster.stop()
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+
+    def check(self) -> None:
+        """Raise what has broken, wherever it did."""
+        self.invariants.check()
+        self.cluster.check_parts()
+        if self._telling is not None and self._telling.done():
+            self._telling.result()
+
+    def begin_counting(self) -> None:
+        """Forget the log so far, and let time begin now."""
+        self._began_s = self.now_s
+        self.lines.clear()
 
     def _is_ready(self) -> bool:
         cores = [c.core for c in self.cluster.controllers.values() if c.core]
@@ -123,7 +118,7 @@ class Story:
         """Wait in virtual time; fails with the whole story when it does not come true."""
         deadline_s = self.now_s + within_s
         while not condition():
-            self.cluster.check_parts()
+            self.check()
             assert self.now_s < deadline_s, f"not within {within_s:g} s: {what}\n" + self.text()
             await self.clock.sleep(0.05)
 
@@ -135,10 +130,12 @@ class Story:
         """A controller that is up, the first by name."""
         return next(c for _, c in sorted(self.cluster.controllers.items()) if c.core is not None)
 
-    async def create(self, name: str, *, node: str = "", memory_mib: int = 1024) -> Operation:
+    async def create(
+        self, name: str, *, node: str = "", memory_mib: int = 1024, through: SimulatedController | None = None
+    ) -> Operation:
         """Ask for an instance."""
         now = self.clock.now()
-        core = self.core().core
+        core = (through or self.core()).core
         assert core is not None
         instance = Instance(
             name=f"projects/p/instances/{name}",
@@ -155,14 +152,18 @@ class Story:
             update_time=now,
             created_by=ALICE.principal,
         )
+        self.narrator.names[instance.uid] = name
         return await core.submitter.create(instance, CreateArguments(node=node), ALICE)
 
-    async def submit(self, name: str, wanted: OperationType, arguments: Arguments) -> Operation:
-        """Ask for an operation on an instance."""
-        core = self.core().core
+    async def submit(
+        self, name: str, wanted: OperationType, arguments: Arguments, *, through: SimulatedController | None = None
+    ) -> Operation:
+        """Ask for an operation on an instance. Raises NotFound, and what the submitter raises."""
+        core = (through or self.core()).core
         assert core is not None
         stored = await core.records.get(INSTANCES, keys.instance(f"projects/p/instances/{name}"))
-        assert stored is not None
+        if stored is None:
+            raise NotFound.named(f"projects/p/instances/{name}")
         return await core.submitter.submit(stored, wanted, arguments, ALICE)
 
     async def launched(self, name: str, *, node: str = "") -> None:
@@ -218,25 +219,50 @@ class Story:
         """The keys in the store below a prefix."""
         return [found.key for found in self._list(prefix)]
 
-    def check_settled(self) -> None:
-        """After an end: guests, records, reservations and disks tell one story."""
-        recorded = {}
-        for key in self.stored_keys(keys.INSTANCES):
-            stored: Stored[Instance] = self._records(INSTANCES.prefix, key)
-            recorded[stored.value.uid] = stored.value
+    def instances(self) -> dict[str, Instance]:
+        """All instances' records in the store, by uid."""
+        found: list[Stored[Instance]] = [self._records(INSTANCES.prefix, k) for k in self.stored_keys(keys.INSTANCES)]
+        return {stored.value.uid: stored.value for stored in found}
+
+    def allocations(self) -> dict[str, NodeAllocation]:
+        """What is reserved, by node."""
+        found: list[Stored[NodeAllocation]] = [
+            self._records(ALLOCATIONS.prefix, k) for k in self.stored_keys(keys.ALLOCATIONS)
+        ]
+        return {stored.value.node: stored.value for stored in found}
+
+    def running_operations(self) -> list[Operation]:
+        """Those that have not ended."""
+        found: list[Stored[Operation]] = [
+            self._records(OPERATIONS.prefix, k) for k in self.stored_keys(keys.OPERATIONS)
+        ]
+        return [stored.value for stored in found if not stored.value.phase.ended]
+
+    def unsettled(self) -> list[str]:
+        """Where guests, records, reservations and disks do not tell one story; empty when all is well."""
+        recorded, wrong = self.instances(), []
         for uid, instance in recorded.items():
             where = self.cluster.world.running_on(uid)
-            expected = [instance.node] if instance.state is InstanceState.ACTIVE else []
-            assert where == expected, f"{instance.name} is {instance.state} on {instance.node}, runs on {where}"
-        assert set(self.cluster.pool.disks) <= {u for u, i in recorded.items() if i.state is not InstanceState.ERROR}
-        for key in self.stored_keys(keys.ALLOCATIONS):
-            allocation = self._records(ALLOCATIONS.prefix, key).value
-            held = {r.instance_uid for r in allocation.reservations}  # type: ignore[attr-defined]
-            node = key.removeprefix(keys.ALLOCATIONS)
-            placed = {uid for uid, i in recorded.items() if i.node == node and i.state is not InstanceState.ERROR}
-            assert held == placed, f"{node} holds {held} for {placed}\n{self.text()}"
+            if where != ([instance.node] if instance.state is InstanceState.ACTIVE else []):
+                wrong.append(f"{instance.name} is {instance.state} on {instance.node or 'no node'}, runs on {where}")
+        kept = {uid for uid, instance in recorded.items() if instance.state is not InstanceState.ERROR}
+        disks = set(self.cluster.pool.disks)
+        wrong += [f"the disk of {uid} is left behind" for uid in sorted(disks - kept)]
+        wrong += [f"the disk of {uid} is gone" for uid in sorted(kept - disks)]
+        for node, allocation in sorted(self.allocations().items()):
+            held = {r.instance for r in allocation.reservations}
+            placed = {i.name for i in recorded.values() if i.node == node}
+            if held != placed:
+                wrong.append(f"{node} is reserved for {sorted(held)}, while {sorted(placed)} are on it")
         for node in self.cluster.nodes.values():
-            for uid, guest in node.host.guests.items():
+            for uid, guest in sorted(node.host.guests.items()):
                 known = recorded.get(uid)
-                active = guest.state in (GuestState.RUNNING, GuestState.PAUSED)
-                assert not active or (known is not None and known.node == node.name)
+                if guest.active and (known is None or known.node != node.name):
+                    wrong.append(f"{uid} is {guest.state} on {node.name}, where it does not belong")
+        return [self.narrator.plain(line) for line in wrong]
+
+    def check_settled(self) -> None:
+        """After an end: guests, records, reservations and disks tell one story."""
+        self.check()
+        wrong = self.unsettled()
+        assert not wrong, "\n".join([*wrong, self.text()])

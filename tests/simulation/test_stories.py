@@ -34,7 +34,7 @@ def test_a_guest_lives_from_launch_to_delete() -> None:
         assert not story.has_instance("web-1")
         assert story.cluster.pool.disks == {}
         story.check_settled()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)
 
@@ -51,7 +51,7 @@ def test_a_live_migration_moves_the_guest_and_the_right_to_run_it() -> None:
         after = story.instance("web-1")
         assert (after.node, after.run_epoch) == ("host-b", before.run_epoch + 1)
         story.check_settled()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)
 
@@ -78,7 +78,7 @@ def test_a_power_cut_restarts_every_guest_elsewhere_in_seconds() -> None:
         )
         assert story.instance("bystander").node == "host-b"
         story.check_settled()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)
 
@@ -95,7 +95,7 @@ def test_a_partition_from_etcd_alone_moves_nothing() -> None:
         story.cluster.network.rejoin("host-a")
         await story.clock.sleep(10.0)
         story.check_settled()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)
 
@@ -116,6 +116,6 @@ def test_all_controllers_gone_for_minutes_harms_no_guest() -> None:
         assert not any(node.killed_by_guard for node in story.cluster.nodes.values())
         assert story.stored_keys(keys.FENCES) == []
         story.check_settled()
-        await story.cluster.stop()
+        await story.end()
 
     run_virtually(main)

@@ -118,7 +118,10 @@ async def _send(call: UploadCall, path: Path, total: int, progress: Progress | N
     try:
         done = 0
         while not call.done() and (chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES)):
-            await call.write(service.UploadImageRequest(chunk=chunk))
+            try:
+                await call.write(service.UploadImageRequest(chunk=chunk))
+            except asyncio.InvalidStateError:
+                return  # The server has ended the call, perhaps since it has these bytes already; the call tells.
             done += len(chunk)
             if progress:
                 progress("uploading", done, total)

@@ -44,6 +44,10 @@ async def stream_errors(
             raise
         shown = error if isinstance(error, grpc.aio.AioRpcError) else _ending(call)
         ending = await _true_ending(call, shown, endings)
+        if ending.code() is grpc.StatusCode.OK:
+            # It needed no more of what was being written. The answer is gone with the failed write, so ask again.
+            message = f"{peer} answered before everything was sent, and the answer is lost"
+            raise (lost(message) if lost else Unavailable(message, reason="CONNECTION_LOST")) from error
         raise to_leeward_error(ending, peer=peer, unreachable=unreachable, lost=lost) from error
     except grpc.aio.UsageError as error:
         # Raised before anything is sent, as a rule because the channel has been closed.

@@ -53,14 +53,14 @@ class GuestSync:
             await asyncio.gather(*self._followers.values(), return_exceptions=True)
 
     def _tend_followers(self) -> None:
-        wanted = {
+        wanted = dict.fromkeys(
             (node_id, lease.report.agent_id)
             for node_id, lease in self._view.leases.items()
             if (stored := self._view.nodes.get(keys.node(node_id))) is not None
             and stored.value.condition in _ALIVE
             and stored.value.report.boot_id == lease.report.boot_id
-        }
-        for key in set(self._followers) - wanted:
+        )
+        for key in [key for key in self._followers if key not in wanted]:
             self._followers.pop(key).cancel()
         for key in wanted:
             if key not in self._followers or self._followers[key].done():

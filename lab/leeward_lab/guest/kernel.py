@@ -4,6 +4,7 @@ It suits a guest under emulation: compressed with LZ4 (fast to unpack), no drive
 """
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +68,11 @@ def _download(cache_dir: Path, unpacked: Path) -> None:
     if not packages:
         raise LabError(f"apt knows no package behind {_META_PACKAGE}; run `apt-get update` first")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", packages[0]], timeout_s=300, cwd=cache_dir)
-    (deb,) = cache_dir.glob(f"{packages[0]}_*.deb")
-    partial = cache_dir / "kernel.partial"
-    run_tool(["dpkg", "-x", deb, partial], timeout_s=120)
-    partial.rename(unpacked)
-    deb.unlink()
+    with tempfile.TemporaryDirectory(dir=cache_dir) as directory:
+        work = Path(directory)
+        run_tool(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", packages[0]], timeout_s=300, cwd=work)
+        (package,) = work.glob("*.deb")
+        run_tool(["dpkg", "-x", package, work / "kernel"], timeout_s=120)
+        # Another process may have been first; a directory is not replaced by renaming one over it.
+        if not unpacked.is_dir():
+            (work / "kernel").rename(unpacked)

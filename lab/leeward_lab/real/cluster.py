@@ -19,6 +19,7 @@ from leeward.pki import CertificateAuthority, init_ca
 from leeward.store.etcd import EtcdAuth, EtcdTls
 from leeward.tls import TlsMaterial
 from leeward_agent.storage.directory import DirectoryPool
+from leeward_lab.guest.commands import LabError
 from leeward_lab.hosts.cluster import Cluster
 from leeward_lab.hosts.host import Host
 from leeward_lab.real.layout import (
@@ -265,7 +266,7 @@ class RealCluster:
         tails = []
         for host in self.lab.hosts.values():
             for program in ("etcd", "controller", "guard", "agent"):
-                with contextlib.suppress(LookupError):
+                with contextlib.suppress(LabError):
                     tails.append(f"--- {host.name} {program}\n{host.spawned(program).tail(lines)}")
         return tails
 

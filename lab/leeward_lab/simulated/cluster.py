@@ -1,13 +1,15 @@
 """The cluster: a store, a pool, hosts, controllers, and the network between them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from leeward.agent.api import AgentApi
 from leeward.clock import Clock, Ids, Rng
 from leeward.store.memory import MemoryStore
+from leeward.store.port import Store
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.storage.memory import MemoryPoolContents
@@ -36,9 +38,9 @@ class SimulatedController:
         self._life = Life()
 
     def start(
-        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook = no_hook, fence: Fence | None = None
+        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook | None = None, fence: Fence | None = None
     ) -> ControllerCore:
-        """Start a new replica; the hooks surround all its calls."""
+        """Start a new replica; the hooks surround all its calls (`agent_hook` None: that of the cluster)."""
         cluster = self._cluster
         self._life = Life()
         self.core = ControllerCore(
@@ -46,7 +48,7 @@ class SimulatedController:
             codec=StateCodec(),
             agents=cluster.linked_agents(agent_hook),
             fence=fence or NoFence(),
-            clock=cluster.clock,
+            clock=cluster.clock_of(self.name),
             ids=cluster.ids,
             rng=cluster.rng,
             address=self.address,
@@ -54,6 +56,10 @@ class SimulatedController:
         )
         self._life.spawn(self.core.run())
         return self.core
+
+    def serve(self, request: Coroutine[Any, Any, None]) -> None:
+        """Work on a client's request within this process: it ends when the process does."""
+        self._life.spawn(request)
 
     async def kill(self) -> None:
         """SIGKILL: nothing is handed over, its keys stay until their leases end."""
@@ -94,8 +100,16 @@ class LinkedAgents:
         await self._cluster.broken(node)
 
 
+WrapStore = Callable[[Store, str], Store]
+
+
 class SimulatedCluster:
-    """All of it, not yet started. With `files`, guests write their console and boot count below that directory."""
+    """All of it, not yet started. With `files`, guests write their console and boot count below that directory.
+
+    `clocks` gives parts by name a clock of their own that runs a little fast or slow. `wrap_store(store, name)` may put
+    something between the store and the part of that name, beside the network. `agent_hook` surrounds what controllers ask of
+    agents.
+    """
 
     def __init__(
         self,
@@ -111,9 +125,15 @@ class SimulatedCluster:
         node_memory_mib: int = 16384,
         files: Path | None = None,
         store_delay_s: float = 0.001,
+        clocks: Mapping[str, Clock] | None = None,
+        wrap_store: WrapStore | None = None,
+        agent_hook: CallHook = no_hook,
         on_run_change: Callable[[str, str, bool, int], None] | None = None,
     ) -> None:
         self.clock, self.ids, self.rng = clock, ids, rng
+        self._clocks = clocks or {}
+        self._wrap_store = wrap_store
+        self._agent_hook = agent_hook
         self.policy = policy or Policy()
         self.timing = timing or SimulatedTiming()
         self.lease_ttl_s = lease_ttl_s
@@ -123,7 +143,7 @@ class SimulatedCluster:
         self.network = Network()
         self.store = MemoryStore(clock)
         self.pool = MemoryPoolContents(POOL_ID)
-        self.world = SimulatedWorld(on_run_change=on_run_change)
+        self.world = SimulatedWorld(on_run_change=on_run_change, reaches=self.network.reaches)
         self.nodes = {name: SimulatedNode(self, name) for name in node_names(nodes)}
         self.controllers: dict[str, SimulatedController] = {}
 
@@ -133,19 +153,23 @@ class SimulatedCluster:
         self.controllers[name] = controller
         return controller
 
+    def clock_of(self, name: str) -> Clock:
+        """The clock that the part of that name goes by."""
+        return self._clocks.get(name, self.clock)
+
     def linked_store(self, name: str, *, hook: StoreHook = no_store_hook) -> LinkedStore:
         """The store as the part of that name reaches it."""
         return LinkedStore(
-            self.store,
+            self._wrap_store(self.store, name) if self._wrap_store else self.store,
             reaches=partial(self.network.reaches, name, STORE),
             linked=partial(self.network.until_healed, name, STORE),
             delay=partial(self.clock.sleep, self.store_delay_s),
             hook=hook,
         )
 
-    def linked_agents(self, hook: CallHook = no_hook) -> LinkedAgents:
+    def linked_agents(self, hook: CallHook | None = None) -> LinkedAgents:
         """The agents as controllers reach them."""
-        return LinkedAgents(self, hook)
+        return LinkedAgents(self, hook or self._agent_hook)
 
     async def start_nodes(self) -> None:
         """Power on every host."""

@@ -44,7 +44,7 @@ class SimulatedNode:
         self.address = f"{name}.simulated:7444"
         self.host = cluster.world.add_host(
             name,
-            clock=cluster.clock,
+            clock=cluster.clock_of(name),
             timing=cluster.timing,
             vcpus=cluster.node_vcpus,
             memory_mib=cluster.node_memory_mib,
@@ -56,6 +56,7 @@ class SimulatedNode:
         self.boot_id = ""
         self.killed_by_guard: list[tuple[float, str]] = []
         self._cluster = cluster
+        self._clock = cluster.clock_of(name)
         self._claims = MemoryClaims()
         self._guard: SimulatedGuard | None = None
         self._host_life = Life()
@@ -67,7 +68,7 @@ class SimulatedNode:
             self.host.power_on()
         self.boot_id = self._cluster.ids.new()
         self._host_life = Life()
-        self._guard = SimulatedGuard(self._cluster.clock, kill=self._kill_guests, delay_s=0.05)
+        self._guard = SimulatedGuard(self._clock, kill=self._kill_guests, delay_s=0.05)
         self._host_life.spawn(self._guard.run())
         await self.start_agent()
 
@@ -83,14 +84,14 @@ class SimulatedNode:
         cluster = self._cluster
         self._agent_life = Life()
         kind = MemoryPool if cluster.files is None else _FilesPool
-        pool = kind(cluster.pool, cluster.clock, node=self.name, root=cluster.files)
+        pool = kind(cluster.pool, self._clock, node=self.name, root=cluster.files)
         hypervisor = SimulatedHypervisor(self.host)
         assert self._guard is not None
         heartbeats = HeartbeatService(
             store=cluster.linked_store(self.name),
             pools=[pool],
             guard=self._guard,
-            clock=cluster.clock,
+            clock=self._clock,
             node=self.name,
             boot_id=self.boot_id,
             agent_id=cluster.ids.new(),
@@ -116,7 +117,7 @@ class SimulatedNode:
             claims=self._claims,
             vitals=heartbeats,
             routes=self,
-            clock=cluster.clock,
+            clock=self._clock,
         )
         self.agent, self.heartbeats = agent, heartbeats
         self._agent_life.spawn(heartbeats.run())

@@ -43,11 +43,15 @@ class SimulatedWorld:
     """The hosts of one process by node name, between which guests migrate.
 
     `on_run_change(uid, node, running, run_epoch)` is called in the instant in which a guest begins or ceases to have
-    the means to write its disk on a node: being started, killed, switched over by a migration.
+    the means to write its disk on a node: being started, killed, switched over by a migration. `reaches(one, other)`
+    tells whether a migration's connection between two nodes stands.
     """
 
-    def __init__(self, *, on_run_change: RunObserver | None = None) -> None:
+    def __init__(
+        self, *, on_run_change: RunObserver | None = None, reaches: Callable[[str, str], bool] = lambda _, __: True
+    ) -> None:
         self.on_run_change = on_run_change
+        self.reaches = reaches
         self.hosts: dict[str, SimulatedHost] = {}
 
     def add_host(
@@ -82,7 +86,8 @@ class SimulatedHost:
     """One host: its guests, and what a test does to it.
 
     With `writes_files`, guests print on their console file and count their boots beside their disk. The attributes
-    `start_error`, `migration_errors`, `unresponsive` and `ignores_acpi` make things fail, until reset.
+    `start_error`, `migration_errors`, `unresponsive`, `ignores_acpi` and `loses_switch_answer` (guests that migrate
+    here are let run, and their source does not hear of it) make things fail, until reset.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class SimulatedHost:
         self.unresponsive = False
         self.ignores_acpi: set[str] = set()
         self.start_error = ""
+        self.loses_switch_answer = False
         self.migration_errors: dict[MigrationPhase, str] = {}
         self._lost_pools: set[str] = set()
         self._tasks: dict[asyncio.Task[Any], None] = {}

@@ -43,8 +43,9 @@ class Destination(Protocol):
 class LocalDestination:
     """A host in the same process."""
 
-    def __init__(self, host: SimulatedHost) -> None:
+    def __init__(self, host: SimulatedHost, *, source: str) -> None:
         self._host = host
+        self._source = source
         self._boot = host.boot
         self._guest: SimulatedGuest | None = None
 
@@ -62,8 +63,10 @@ class LocalDestination:
         self._arriving()
 
     async def switch(self, *, paused: bool) -> None:
-        """Let it execute there."""
+        """Let it execute there. Raises OutcomeUnknown when its answer is lost."""
         self._host.run(self._arriving(), paused=paused)
+        if self._host.loses_switch_answer:
+            raise OutcomeUnknown(f"the connection to host {self._host.node} broke in the last step")
 
     def abandon(self) -> None:
         """Forget a guest that was not switched."""
@@ -72,6 +75,8 @@ class LocalDestination:
 
     def _arriving(self) -> SimulatedGuest:
         guest = self._guest
+        if not self._host.world.reaches(self._source, self._host.node):
+            raise HypervisorError(f"the connection to host {self._host.node} broke")
         if guest is None or not self._host.powered or self._host.boot != self._boot or not guest.active:
             raise HypervisorError(f"host {self._host.node} lost the arriving guest")
         return guest

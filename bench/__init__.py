@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench`. docs/benchmarks.md says what each one measures, and how."""

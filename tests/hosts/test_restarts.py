@@ -1,0 +1,64 @@
+"""Leeward's own programs die and are started again: no guest notices, and no node is given up."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.support.hosts import Guest, Lab, guard_log
+
+from leeward.v1.instance_service_pb2 import RebootMode
+from leeward_lab.hosts.waiting import until
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
+
+
+async def test_programs_of_a_host_are_restarted_under_running_guests(lab: Lab) -> None:
+    guest, other = await asyncio.gather(lab.running("web-1", host="host-a"), lab.running("web-2", host="host-a"))
+    processes = (guest.only_process(), other.only_process())
+    before = await lab.conditions()
+
+    async def start_agent() -> None:
+        await lab.cluster.start_agent("host-a")
+
+    async def start_guard() -> None:
+        await lab.cluster.start_guard("host-a")
+
+    async def start_libvirtd() -> None:
+        await lab.host("host-a").start_libvirtd()
+
+    await _end_and_start(lab, "agent", signal.SIGKILL, start_agent)
+    await guest.until_tick(boot=1)
+    await _end_and_start(lab, "agent", signal.SIGTERM, start_agent)
+    await guest.until_tick(boot=1)
+    await _end_and_start(lab, "libvirtd", signal.SIGKILL, start_libvirtd)
+    await guest.until_tick(boot=1)
+    await _end_and_start(lab, "guard", signal.SIGKILL, start_guard)
+    await lab.until_armed("host-a")
+    # Longer than any TTL: whatever was to come of all this has come.
+    await guest.until_tick(boot=1, more=10)
+
+    assert (guest.only_process(), other.only_process()) == processes
+    assert await lab.conditions() == before
+    assert not [line for line in guard_log(lab, "host-a") if line["event"] == "kill"]
+    for each in (guest, other):
+        each.check_undisturbed(boots=1)
+    await _still_obeys(guest)
+
+
+async def _still_obeys(guest: Guest) -> None:
+    assert await guest.reboot(RebootMode.REBOOT_MODE_SOFT) == "SOFT"
+    await guest.until_tick(boot=2)
+    await guest.stop()
+    assert await guest.state() == "STOPPED"
+
+
+async def _end_and_start(lab: Lab, program: str, number: signal.Signals, start: Callable[[], Awaitable[None]]) -> None:
+    process = lab.host("host-a").spawned(program).process
+
+    async def ended() -> bool:
+        return not process.alive()
+
+    assert await lab.host("host-a").signal(program, number)
+    await until(ended, what=f"the end of {program}", timeout_s=30)
+    await start()
