@@ -32,7 +32,9 @@ from leeward_controller.failover.model import (
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
-from leeward_controller.records import Commit, Stored
+from leeward_controller.records import Commit
+from leeward_controller.scheduler.candidates import candidates
+from leeward_controller.scheduler.placement import PlacementRequest, plan_placement
 
 log = structlog.get_logger()
 
@@ -66,6 +68,7 @@ class Executor:
         self._timing = timing
         self._power_offs: dict[str, asyncio.Task[None]] = {}
         self._not_before_s: dict[str, float] = {}
+        self._tried: set[str] = set()
 
     def can_power_off(self, node_id: str) -> bool:
         """Whether a fence device is configured for the node."""
@@ -155,20 +158,13 @@ class Executor:
             report=report,
             condition_time=self._clock.now(),
         )
-        revision = await self._commit(Commit().replace(stored, new))
-        self._foresee(stored, new, revision)
+        await self._commit(Commit().replace(stored, new))
 
     async def _adopt_report(self, node_id: str) -> None:
         stored, lease = self._view.nodes.get(keys.node(node_id)), self._view.leases.get(node_id)
         if stored is None or lease is None:
             return
-        new = replace(stored.value, report=lease.report)
-        self._foresee(stored, new, await self._commit(Commit().replace(stored, new)))
-
-    def _foresee(self, stored: Stored[Node], new: Node, revision: int) -> None:
-        """Show the view what was just written, so that the next decision of this round rests on it."""
-        if self._view.nodes.get(stored.key) is stored:
-            self._view.nodes[stored.key] = Stored(stored.key, new, revision, stored.create_revision)
+        await self._commit(Commit().replace(stored, replace(stored.value, report=lease.report)))
 
     async def _record_proof(self, decision: RecordProof) -> None:
         proof = FenceProof(
@@ -194,26 +190,41 @@ class Executor:
             log.warning("failover.proof_not_recorded", node=node_id, error=error.message)
 
     async def _evacuate(self, decision: Evacuate) -> None:
-        results = await asyncio.gather(
-            *(self._evacuate_one(decision, name) for name in decision.instances), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, LeewardError):
-                raise result
+        await asyncio.gather(*(self._evacuate_one(decision, name) for name in decision.instances))
 
     async def _evacuate_one(self, decision: Evacuate, name: str) -> None:
         stored = self._view.instances.get(keys.instance(name))
         if stored is None:
             return
-        self._not_before_s[stored.value.uid] = self._clock.monotonic_s() + self._timing.retry_evacuation_s
+        uid = stored.value.uid
+        if uid in self._tried and not self._has_place(stored.value, leaving=decision.node):
+            # An operation that fails for want of a place says so once; the next one waits until there is one.
+            self._put_off(uid, self._timing.retry_conflict_s)
+            return
+        self._put_off(uid, self._timing.retry_evacuation_s)
         arguments = EvacuateArguments(fenced_node=decision.node, fenced_boot_id=decision.boot_id, automatic=True)
         try:
             await self._submitter.submit(
                 stored, OperationType.EVACUATE, arguments, _REQUESTER, leader_epoch=self._leader_epoch
             )
+            self._tried.add(uid)
+        except Conflict as error:
+            log.info("failover.evacuation_overtaken", instance=name, why=error.message)
+            self._put_off(uid, self._timing.retry_conflict_s)
         except LeewardError as error:
             log.warning("failover.evacuation_not_begun", instance=name, error=error.message)
-            raise
+
+    def _put_off(self, uid: str, seconds: float) -> None:
+        self._not_before_s[uid] = self._clock.monotonic_s() + seconds
+
+    def _has_place(self, instance: Instance, *, leaving: str) -> bool:
+        request = PlacementRequest(
+            instance_uid=instance.uid,
+            resources=instance.resources,
+            pool_id=instance.pool_id,
+            excluded=((leaving, "it is the node being left"),),
+        )
+        return bool(plan_placement(candidates(self._view), request, policy=self._surroundings.policy).ranked)
 
     async def _trim(self, node_id: str) -> None:
         stored = self._view.allocations.get(keys.allocation(node_id))

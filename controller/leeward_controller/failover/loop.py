@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 _TICK_S = 0.5
 _EASED_TICK_S = 0.2
+_LEAST_PAUSE_S = 0.02
 
 
 class FailoverLoop:
@@ -62,6 +63,8 @@ class FailoverLoop:
             self._wake.set()
 
     async def _pause(self) -> None:
+        # When many nodes change at once, one look takes them all in.
+        await self._clock.sleep(_LEAST_PAUSE_S)
         tick_s = _EASED_TICK_S if self._missing_since_s else _TICK_S
         waiter = asyncio.ensure_future(self._wake.wait())
         sleeper = asyncio.ensure_future(self._clock.sleep(tick_s))
@@ -118,7 +121,6 @@ class FailoverLoop:
         node = self._view.nodes[keys.node(node_id)].value
         lease = self._view.leases.get(node_id)
         proof = self._view.fences.get(keys.fence(node_id, node.report.boot_id))
-        instances = self._view.instances_on(node_id)
         now_s = self._clock.monotonic_s()
         missing_s = None
         if lease is None:
@@ -137,8 +139,12 @@ class FailoverLoop:
             guard_delay_s=node.report.guard_delay_s,
             silence=silence,
             proof=proof.value.kind if proof else None,
-            instances=len(instances),
-            waiting=tuple(i.value.name for i in instances if self._executor.needs_evacuation(i.value)),
+            instances=self._view.count_on(node_id),
+            waiting=self._waiting(node_id) if proof else (),
             can_power_off=self._executor.can_power_off(node_id),
             powering_off=self._executor.is_powering_off(node_id),
         )
+
+    def _waiting(self, node_id: str) -> tuple[str, ...]:
+        instances = (stored.value for stored in self._view.instances_on(node_id))
+        return tuple(instance.name for instance in instances if self._executor.needs_evacuation(instance))

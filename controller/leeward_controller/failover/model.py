@@ -1,8 +1,9 @@
 """What failover decides from, and what it can decide. All values; `decide` turns the one into the other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
-from leeward.agent.types import NodeReport
+from leeward.agent.types import NodeReport, PoolReport
 from leeward_controller.domain.node import NodeCondition, ProofKind
 
 
@@ -16,6 +17,7 @@ class Timing:
     slot_fresh_s: float = 2.5
     margin_s: float = 0.5
     retry_evacuation_s: float = 5.0
+    retry_conflict_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class NodeSnapshot:
 
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
-    `instances` counts those recorded on it, `waiting` those of them that no running operation takes care of.
+    `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
+    only once there is a proof.
     """
 
     node: str
@@ -167,8 +170,13 @@ Decision = (
 
 def differs(recorded: NodeReport, reported: NodeReport) -> bool:
     """Whether a report says something that failover rests on and the record does not have; free space is left out."""
-    return _lasting(recorded) != _lasting(reported)
+    return recorded is not reported and _lasting(recorded) != _lasting(reported)
 
 
-def _lasting(report: NodeReport) -> NodeReport:
-    return replace(report, pools=tuple(replace(pool, available_gib=0) for pool in report.pools))
+# Asked of every node in every round, so it compares attributes instead of making copies.
+_of_node = attrgetter(*(each.name for each in fields(NodeReport) if each.name != "pools"))
+_of_pool = attrgetter(*(each.name for each in fields(PoolReport) if each.name != "available_gib"))
+
+
+def _lasting(report: NodeReport) -> tuple[object, list[object]]:
+    return _of_node(report), [_of_pool(pool) for pool in report.pools]
