@@ -57,8 +57,8 @@ class ControllerCore:
         self._address = address
         self._start_time = clock.now()
         self._id = ids.new()
-        self.records = Records(store=store, codec=codec, ids=ids, clock=clock)
         self.view = ClusterView(store=store, codec=codec, clock=clock)
+        self.records = Records(store=store, codec=codec, ids=ids, clock=clock, known=self.view.known)
         self._surroundings = Surroundings(self.records, self.view, agents, clock, rng, self.policy.placement)
         self.runner = OperationRunner(controller_id=self._id, surroundings=self._surroundings)
         self.submitter = Submitter(records=self.records, runner=self.runner, clock=clock, ids=ids)

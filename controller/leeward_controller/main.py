@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, start_http_server
 
 from leeward.clock import Clock, Ids, RandomIds, SystemClock
 from leeward.errors import InvalidArgument, LeewardError
@@ -24,6 +24,7 @@ from leeward.tls import TlsMaterial
 from leeward_controller.adapters.agents import GrpcAgents
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.adapters.fence_agents import FenceAgents, FenceDevice, NoFence
+from leeward_controller.adapters.metrics import ControllerCollector
 from leeward_controller.adapters.public.peers import GrpcPeers
 from leeward_controller.adapters.public.server import PublicServer
 from leeward_controller.core import ControllerCore
@@ -132,6 +133,7 @@ async def _build(
     server = PublicServer(services, addresses=settings.listen, tls=tls, ids=ids, plaintext_principal=anybody)
     if settings.metrics_listen:
         host, port = split_address(settings.metrics_listen)
+        REGISTRY.register(ControllerCollector(core))
         await asyncio.to_thread(start_http_server, port, host)
     return core, server
 

@@ -5,7 +5,7 @@ not known is resolved by reading the key back: each write bears an id of its own
 sent again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -130,8 +130,18 @@ class Commit:
 class Records:
     """The cluster's state, typed."""
 
-    def __init__(self, *, store: Store, codec: Codec, ids: Ids, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        codec: Codec,
+        ids: Ids,
+        clock: Clock,
+        known: Callable[[str], Stored[Any] | None] = lambda _: None,
+    ) -> None:
+        """`known` tells what is at hand of a key, at any revision: a record read at that revision is not decoded anew."""
         self.store = store
+        self._known = known
         self._codec = codec
         self._ids = ids
         self._clock = clock
@@ -150,6 +160,9 @@ class Records:
 
     def decode(self, kind: Kind[T], found: KeyValue) -> Stored[T]:
         """A typed record from a key and its value."""
+        known = self._known(found.key)
+        if known is not None and known.revision == found.mod_revision and isinstance(known.value, kind.type):
+            return known
         value = self._codec.decode(kind.type, found.value)
         return Stored(found.key, value, found.mod_revision, found.create_revision)
 

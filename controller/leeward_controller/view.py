@@ -5,7 +5,8 @@ client's read. It lags the store by a watch's delay, and `synced` tells whether 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from leeward_controller.records import (
 )
 
 T = TypeVar("T")
+Told = Callable[[int, Stored[Any] | None], None]
 log = structlog.get_logger()
 
 _WATCHED: tuple[Kind[Any], ...] = (ALLOCATIONS, BRAKE, CONTROLLERS, FENCES, INSTANCES, NODES, OPERATIONS)
@@ -63,6 +65,7 @@ class ClusterView:
         self.last_trouble_s = float("-inf")
         self._by_node: dict[str, set[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self._followers: dict[str, list[Told]] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -104,9 +107,36 @@ class ClusterView:
         """The instances recorded on a node, in the order of their names."""
         return [self.instances[key] for key in sorted(self._by_node.get(node_id, ()))]
 
+    def count_on(self, node_id: str) -> int:
+        """How many instances are recorded on a node."""
+        return len(self._by_node.get(node_id, ()))
+
+    def known(self, key: str) -> Stored[Any] | None:
+        """The record at `key` as last heard of, of whatever kind."""
+        for kind in _WATCHED:
+            if key.startswith(kind.prefix):
+                return self._tables[kind.prefix].get(key)
+        return None
+
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call `listener(key)` after each change that was taken in; it must be quick and must not raise."""
         self._listeners.append(listener)
+
+    @contextmanager
+    def following(self, key: str, told: Told) -> Iterator[None]:
+        """While in the block, call `told(revision, record)` for every single change of one record; None: it is gone.
+
+        Begin to follow before you read the record, and leave out what is no newer than that: then nothing is missed,
+        except what the store itself had forgotten when this view had to list anew.
+        """
+        followers = self._followers.setdefault(key, [])
+        followers.append(told)
+        try:
+            yield
+        finally:
+            followers.remove(told)
+            if not followers:
+                self._followers.pop(key, None)
 
     async def wait_for(self, condition: Callable[[], bool], *, timeout_s: float) -> bool:
         """Wait until `condition` holds, looking again after each change; False when the time is up."""
@@ -161,9 +191,12 @@ class ClusterView:
         self.leader = None
         for kv in items:
             self._take(Change(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease_id))
+        present = {kv.key for kv in items}
+        for key in self._followers.keys() - present:
+            self._tell(key, revision, None)
         self.revision = revision
         self.synced = True
-        self._wake(sorted(before | {kv.key for kv in items}))
+        self._wake(sorted(before | present))
 
     def _take(self, change: Change) -> None:
         if change.key == keys.LEADER:
@@ -196,11 +229,18 @@ class ClusterView:
         if kind is INSTANCES and before is not None:
             self._by_node.get(before.value.node, set()).discard(change.key)
         if change.value is None:
+            self._tell(change.key, change.mod_revision, None)
             return
         value = self._codec.decode(kind.type, change.value)
-        table[change.key] = Stored(change.key, value, change.mod_revision, change.create_revision)
+        stored = Stored(change.key, value, change.mod_revision, change.create_revision)
+        table[change.key] = stored
+        self._tell(change.key, change.mod_revision, stored)
         if kind is INSTANCES and value.node:
             self._by_node.setdefault(value.node, set()).add(change.key)
+
+    def _tell(self, key: str, revision: int, stored: Stored[Any] | None) -> None:
+        for told in tuple(self._followers.get(key, ())):
+            told(revision, stored)
 
     def _wake(self, changed: list[str]) -> None:
         for key in changed:

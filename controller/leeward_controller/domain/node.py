@@ -93,6 +93,15 @@ class NodeAllocation:
         """Memory reserved, in MiB."""
         return sum(r.memory_mib for r in self.reservations)
 
+    def beside(self, instance_uid: str) -> tuple[int, int]:
+        """Processors, and memory in MiB, reserved for all but this instance."""
+        vcpus = memory_mib = 0
+        for each in self.reservations:
+            if each.instance_uid != instance_uid:
+                vcpus += each.vcpus
+                memory_mib += each.memory_mib
+        return vcpus, memory_mib
+
     def with_reservation(self, reservation: Reservation) -> "NodeAllocation":
         """The same with this reservation, replacing an earlier one of the same instance."""
         others = tuple(r for r in self.reservations if r.instance_uid != reservation.instance_uid)

@@ -13,7 +13,7 @@ from leeward_controller.domain.operation import Operation
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.step import Advance
 from leeward_controller.records import ALLOCATIONS, INSTANCES, OPERATIONS, Commit, Stored
-from leeward_controller.scheduler.candidates import candidates
+from leeward_controller.scheduler.candidates import candidate
 from leeward_controller.scheduler.placement import PlacementRequest, plan_placement
 
 _LONGEST_PAUSE_S = 2.0
@@ -121,9 +121,8 @@ class Recorder:
 
     def _check_room(self, allocation: NodeAllocation, instance: Instance) -> None:
         """The view that the choice was made from may lag; the allocation just read is what the transaction compares."""
-        here = (
-            replace(c, allocation=allocation) for c in candidates(self._surroundings.view) if c.node == allocation.node
-        )
+        found = candidate(self._surroundings.view, allocation.node)
+        here = [] if found is None else [replace(found, allocation=allocation)]
         request = PlacementRequest(instance.uid, instance.resources, instance.pool_id)
         placement = plan_placement(here, request, policy=self._surroundings.policy)
         if not placement.ranked:

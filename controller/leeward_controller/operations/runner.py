@@ -38,6 +38,7 @@ class OperationRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._claims: set[asyncio.Task[None]] = set()
         self._being_written: set[str] = set()
+        self._left_at: dict[str, int] = {}
         self._listeners: list[ProgressListener] = []
         surroundings.view.listen(self._notice)
 
@@ -114,7 +115,11 @@ class OperationRunner:
 
     def _forget(self, operation_id: str) -> None:
         self._tasks.pop(operation_id, None)
-        self._drivers.pop(operation_id, None)
+        driver = self._drivers.pop(operation_id, None)
+        if driver is not None:
+            # The view lags: what it tells of the time before this is no sign that nobody drives the operation.
+            self._left_at[operation_id] = driver.stored.revision
+            self._caught_up(self._surroundings.view.operations.get(keys.operation(operation_id)))
         self.progress.pop(operation_id, None)
 
     def _tell(self, operation_id: str, progress: MigrationProgress) -> None:
@@ -122,11 +127,17 @@ class OperationRunner:
         for listener in tuple(self._listeners):
             listener(operation_id, progress)
 
+    def _caught_up(self, stored: Stored[Operation] | None) -> None:
+        if stored is not None and stored.revision >= self._left_at.get(stored.value.id, 0):
+            self._left_at.pop(stored.value.id, None)
+
     def _notice(self, key: str) -> None:
         if key.startswith(keys.OPERATIONS):
             stored = self._surroundings.view.operations.get(key)
             if stored is None:
+                self._left_at.pop(key.removeprefix(keys.OPERATIONS), None)
                 return
+            self._caught_up(stored)
             if (driver := self._drivers.get(stored.value.id)) is not None:
                 driver.notice(stored)
             else:
@@ -141,6 +152,8 @@ class OperationRunner:
     def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
         operation, view = stored.value, self._surroundings.view
         if operation.phase.ended or operation.id in self._tasks or operation.id in self._being_written:
+            return
+        if stored.revision < self._left_at.get(operation.id, 0):
             return
         if not self._registered_revision or not view.synced:
             return

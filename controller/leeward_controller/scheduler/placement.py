@@ -123,17 +123,17 @@ def _has_pool(candidate: Candidate, request: PlacementRequest, _: PlacementPolic
 def _has_vcpus(candidate: Candidate, request: PlacementRequest, policy: PlacementPolicy) -> str:
     if request.resources.vcpus > candidate.vcpus:
         return f"it has {candidate.vcpus} vCPUs, {request.resources.vcpus} are asked for"
-    allocation = candidate.allocation.without(request.instance_uid)
+    taken, _ = candidate.allocation.beside(request.instance_uid)
     limit = int(candidate.vcpus * policy.vcpu_overcommit)
-    free = limit - allocation.vcpus
+    free = limit - taken
     wanted = request.resources.vcpus
     return "" if wanted <= free else f"{free} of {limit} vCPUs are free, {wanted} are asked for"
 
 
 def _has_memory(candidate: Candidate, request: PlacementRequest, policy: PlacementPolicy) -> str:
-    allocation = candidate.allocation.without(request.instance_uid)
+    _, taken_mib = candidate.allocation.beside(request.instance_uid)
     usable = max(0, candidate.memory_mib - policy.reserved_memory_mib)
-    free = usable - allocation.memory_mib
+    free = usable - taken_mib
     wanted = request.resources.memory_mib
     return "" if wanted <= free else f"{free} of {usable} MiB memory are free, {wanted} are asked for"
 

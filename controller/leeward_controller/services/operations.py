@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from dataclasses import replace
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -11,8 +11,7 @@ import structlog
 from leeward import keys, names
 from leeward.agent.types import MigrationProgress
 from leeward.clock import Clock
-from leeward.errors import FailedPrecondition, LeewardError, NotFound, Unavailable, Violation
-from leeward.store.port import Change, KeyValue
+from leeward.errors import FailedPrecondition, LeewardError, NotFound, Violation
 from leeward_controller.domain.operation import Operation, OperationType
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.operations.submit import Requester, Submitter
@@ -145,32 +144,38 @@ class OperationService:
         """The operation now, and again at each change of its record or progress, until it has ended.
 
         Progress of an operation that another replica drives comes from there, unless the one who asks is a replica
-        itself (`from_peer`). Raises InvalidArgument, NotFound, Compacted, StoreUnavailable, Draining.
+        itself (`from_peer`). Raises InvalidArgument, NotFound, StoreUnavailable, Draining.
         """
         operation_id = names.operation(name)
-        shown = await self._presenter.get(operation_id)
-        yield shown
-        if shown.operation.phase.ended:
-            return
         news = _News()
+        with self._view.following(keys.operation(operation_id), news.changed):
+            shown = await self._presenter.get(operation_id)
+            yield shown
+            if shown.operation.phase.ended:
+                return
+            forwarded = shown.operation.type in _WITH_PROGRESS and not from_peer
+            async with self._progress_of(shown.operation, news, forwarded=forwarded):
+                async with aclosing(self._merged(shown, news)) as updates:
+                    async for update in updates:
+                        yield update
 
-        def heard(id_: str, progress: MigrationProgress) -> None:
-            if id_ == operation_id:
+    @asynccontextmanager
+    async def _progress_of(self, operation: Operation, news: "_News", *, forwarded: bool) -> AsyncIterator[None]:
+        """Let `news` have the progress of an operation that is driven here or, when `forwarded`, elsewhere."""
+
+        def heard(operation_id: str, progress: MigrationProgress) -> None:
+            if operation_id == operation.id:
                 news.progressed(progress)
 
         stop_listening = self._runner.listen(heard)
-        tasks = [asyncio.ensure_future(self._follow_record(keys.operation(operation_id), shown.revision + 1, news))]
-        if shown.operation.type in _WITH_PROGRESS and not from_peer:
-            tasks.append(asyncio.ensure_future(self._follow_peer(shown.operation, news)))
+        task = asyncio.ensure_future(self._follow_peer(operation, news)) if forwarded else None
         try:
-            async with aclosing(self._merged(shown, news)) as updates:
-                async for update in updates:
-                    yield update
+            yield
         finally:
             stop_listening()
-            for task in tasks:
+            if task is not None:
                 task.cancel()
-            await asyncio.wait(tasks)
+                await asyncio.wait([task])
 
     async def _merged(self, shown: ShownOperation, news: "_News") -> AsyncGenerator[ShownOperation, None]:
         async with aclosing(self._drain.until(news.items(), revision=lambda: shown.revision)) as items:
@@ -179,31 +184,16 @@ class OperationService:
                     shown = replace(shown, progress=item)
                     yield shown
                     continue
-                if item is None:
+                if item.revision <= shown.revision:
+                    continue  # It had happened already when the operation was read.
+                if item.stored is None:
                     raise NotFound.named(shown.operation.name)
                 progress = shown.progress
-                shown = await self._presenter.show(item.value, item.revision)
+                shown = await self._presenter.show(item.stored.value, item.revision)
                 shown = replace(shown, progress=shown.progress or progress)
                 yield shown
                 if shown.operation.phase.ended:
                     return
-
-    async def _follow_record(self, key: str, from_revision: int, news: "_News") -> None:
-        try:
-            async with self._records.store.watch(key, from_revision=from_revision) as batches:
-                async for batch in batches:
-                    for change in batch.changes:
-                        if change.key == key:
-                            news.changed(self._decoded(change))
-            news.failed(Unavailable("the watch of the operation's record ended"))
-        except LeewardError as error:
-            news.failed(error)
-
-    def _decoded(self, change: Change) -> Stored[Operation] | None:
-        if change.value is None:
-            return None
-        found = KeyValue(change.key, change.value, change.create_revision, change.mod_revision, change.lease_id)
-        return self._records.decode(OPERATIONS, found)
 
     async def _follow_peer(self, operation: Operation, news: "_News") -> None:
         """Pass on what the replica that drives the operation tells; without it the record's changes must do."""
@@ -228,39 +218,38 @@ class OperationService:
         return ShownOperation(operation, stored.revision, instance, self._runner.progress.get(operation.id))
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A new version of an operation's record, or None when it is gone."""
+
+    revision: int
+    stored: Stored[Operation] | None
+
+
 class _News:
     """What happened to an operation since its watcher last looked: all changes of its record, the latest progress."""
 
     def __init__(self) -> None:
-        self._records: list[Stored[Operation] | None] = []
+        self._changes: list[_Change] = []
         self._progress: MigrationProgress | None = None
-        self._failure: LeewardError | None = None
         self._arrived = asyncio.Event()
 
     def progressed(self, progress: MigrationProgress) -> None:
         self._progress = progress
         self._arrived.set()
 
-    def changed(self, stored: Stored[Operation] | None) -> None:
-        """A new version, or None when the record is gone."""
-        self._records.append(stored)
+    def changed(self, revision: int, stored: Stored[Operation] | None) -> None:
+        self._changes.append(_Change(revision, stored))
         self._arrived.set()
 
-    def failed(self, error: LeewardError) -> None:
-        """There will be no more versions."""
-        self._failure = error
-        self._arrived.set()
-
-    async def items(self) -> AsyncGenerator[Stored[Operation] | MigrationProgress | None, None]:
-        """All news as it comes; None when the record is gone. Raises what the watch of the record raised."""
+    async def items(self) -> AsyncGenerator[_Change | MigrationProgress, None]:
+        """All news as it comes."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             progress, self._progress = self._progress, None
             if progress is not None:
                 yield progress
-            changes, self._records = self._records, []
-            for stored in changes:
-                yield stored
-            if self._failure is not None:
-                raise self._failure
+            changes, self._changes = self._changes, []
+            for change in changes:
+                yield change

@@ -16,9 +16,13 @@ from leeward_controller.services.shown import ShownOperation
 
 def operation_to_wire(shown: ShownOperation) -> operations_pb2.Operation:
     """The operation with its metadata, and its response or error when it has ended; no name when only checked."""
+    return _with_metadata(shown, metadata_of(shown))
+
+
+def _with_metadata(shown: ShownOperation, metadata: pb.OperationMetadata) -> operations_pb2.Operation:
     operation = shown.operation
     message = operations_pb2.Operation(name=operation.name if operation.id else "", done=operation.phase.ended)
-    message.metadata.Pack(metadata_of(shown))
+    message.metadata.Pack(metadata)
     if operation.phase is OperationPhase.SUCCEEDED:
         message.response.Pack(_response_of(shown))
     elif operation.phase.ended and operation.error is not None:
@@ -59,8 +63,9 @@ def metadata_of(shown: ShownOperation) -> pb.OperationMetadata:
 
 def watch_response(shown: ShownOperation) -> operation_service_pb2.WatchOperationResponse:
     """One moment of an operation."""
+    metadata = metadata_of(shown)
     return operation_service_pb2.WatchOperationResponse(
-        operation=operation_to_wire(shown), metadata=metadata_of(shown), revision=shown.revision
+        operation=_with_metadata(shown, metadata), metadata=metadata, revision=shown.revision
     )
 
 
