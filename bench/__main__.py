@@ -83,7 +83,7 @@ async def _measure(wanted: list[str], *, pairs: int, directory: Path, console: C
 
 @asynccontextmanager
 async def _plane(directory: Path, console: Console) -> AsyncIterator[Plane]:
-    directory.mkdir()
+    await asyncio.to_thread(directory.mkdir)
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         plane = await stack.enter_async_context(control_plane(directory))

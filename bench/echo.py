@@ -23,7 +23,7 @@ async def _call(request: bytes, _context: "grpc.aio.ServicerContext[Any, Any]") 
 
 async def _serve(address: str, tls: TlsMaterial) -> None:
     server = grpc.aio.server(options=server_options())
-    handler = grpc.unary_unary_rpc_method_handler(_call)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_call)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
     server.add_secure_port(address, tls.server_credentials())
     await server.start()

@@ -32,9 +32,9 @@ async def measure(plane: Plane) -> Result:
     result = Result(
         "evacuation",
         f"One of {HOSTS} simulated hosts with {GUESTS} guests loses its power. Seen by a client's watch (ACTIVE on "
-        "another host, no operation left) and by a watch of etcd (key gone, proof written). Before the proof we wait on "
-        "purpose: TTL 5 s, what the guard may need 1 s, margin 0.5 s, counted from the last heartbeat. From the proof on "
-        "it is our own work.",
+        "another host, no operation left) and by a watch of etcd (key gone, proof written). Before the proof we wait "
+        "on purpose: TTL 5 s, what the guard may need 1 s, margin 0.5 s, counted from the last heartbeat. From the "
+        "proof on it is our own work.",
     )
     names = [f"victim-{number:03}" for number in range(GUESTS)]
     await _fill(plane, names)

@@ -18,8 +18,8 @@ async def measure(plane: Plane) -> Result:
     """Let everything settle, then count processor time."""
     result = Result(
         "idle",
-        f"Processor time over {_MEASURE_S:g} s, as a share of one core, with {plane.layout.hosts} simulated hosts and at "
-        f"least {INSTANCES} instances, no client and no operation.",
+        f"Processor time over {_MEASURE_S:g} s, as a share of one core, with {plane.layout.hosts} simulated hosts and "
+        f"at least {INSTANCES} instances, no client and no operation.",
     )
     await plane.populate(INSTANCES)
     leader = await _leader(plane)

@@ -16,7 +16,7 @@ from typing import Any
 from bench.layout import ADMIN, CONTROLLERS, Layout
 from leeward.client import Client, connect
 from leeward.clock import SystemClock
-from leeward.errors import AlreadyExists, StoreUnavailable, Unavailable
+from leeward.errors import StoreUnavailable, Unavailable
 from leeward.identity import Role
 from leeward.pki import CertificateAuthority, init_ca
 from leeward.store.etcd import EtcdStore
@@ -246,8 +246,5 @@ async def _stock(plane: Plane, directory: Path) -> None:
     path.write_bytes(bytes(2**20))
     flavor = Flavor(vcpus=1, memory_mib=512, disk_gib=1)
     request = flavor_service_pb2.CreateFlavorRequest(flavor_id="bench", flavor=flavor)
-    try:
-        await plane.client.flavors.CreateFlavor(request, timeout=10.0)
-    except AlreadyExists:
-        pass
+    await plane.client.flavors.CreateFlavor(request, timeout=10.0)
     await plane.client.upload_image(parent=PARENT, image_id="bench", path=path, format=DISK_FORMAT_RAW)

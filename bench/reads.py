@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,16 @@ async def measure(plane: Plane) -> Result:
     get = pb.GetInstanceRequest(name=name)
     page = pb.ListInstancesRequest(parent=PARENT, page_size=PAGE)
     async with _echo(plane) as echo, _bare_stub(plane) as stub:
-        for what, request, count, through_sdk, bare in (
+        reads: tuple[tuple[str, Message, int, Any, Any], ...] = (
             ("Get", get, GETS, plane.client.instances.GetInstance, stub.GetInstance),
             ("List", page, LISTS, plane.client.instances.ListInstances, stub.ListInstances),
         ):
             size = len((await bare(request)).SerializeToString())
             asked = size.to_bytes(4, "big") + bytes(max(0, len(request.SerializeToString()) - 4))
             calls: dict[str, Call] = {
-                "sdk": lambda call=through_sdk, request=request: call(request),
-                "stub": lambda call=bare, request=request: call(request),
-                "echo": lambda asked=asked: echo(asked),
+                "sdk": partial(through_sdk, request),
+                "stub": partial(bare, request),
+                "echo": partial(echo, asked),
             }
             times = await _in_turns(calls, count)
             result.add(f"{what} through the SDK, p50", 1000 * median(times["sdk"]), "ms")

@@ -35,9 +35,7 @@ def load_settings(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        violations = [
-            FieldViolation(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()
-        ]
+        violations = [FieldViolation(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
         words = "; ".join(f"{v.field}: {v.description}" for v in violations)
         raise InvalidArgument(f"settings are wrong: {words}", fields=violations) from error
 

@@ -139,7 +139,7 @@ class Records:
         clock: Clock,
         known: Callable[[str], Stored[Any] | None] = lambda _: None,
     ) -> None:
-        """`known` tells what is at hand of a key, at any revision: a record read at that revision is not decoded anew."""
+        """`known` tells what is at hand of a key; a record that is read at that very revision is not decoded anew."""
         self.store = store
         self._known = known
         self._codec = codec

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.support.hosts import Guest, Lab, guard_log
+from tests.support.hosts import Guest, Lab, code_of, guard_log
 
 from leeward.v1.instance_service_pb2 import RebootMode
 from leeward_lab.hosts.waiting import until
@@ -28,11 +28,11 @@ async def test_programs_of_a_host_are_restarted_under_running_guests(lab: Lab) -
         await lab.host("host-a").start_libvirtd()
 
     await _end_and_start(lab, "agent", signal.SIGKILL, start_agent)
-    await guest.until_tick(boot=1)
+    await _until_served(guest)
     await _end_and_start(lab, "agent", signal.SIGTERM, start_agent)
-    await guest.until_tick(boot=1)
+    await _until_served(guest)
     await _end_and_start(lab, "libvirtd", signal.SIGKILL, start_libvirtd)
-    await guest.until_tick(boot=1)
+    await _until_served(guest)
     await _end_and_start(lab, "guard", signal.SIGKILL, start_guard)
     await lab.until_armed("host-a")
     # Longer than any TTL: whatever was to come of all this has come.
@@ -44,6 +44,16 @@ async def test_programs_of_a_host_are_restarted_under_running_guests(lab: Lab) -
     for each in (guest, other):
         each.check_undisturbed(boots=1)
     await _still_obeys(guest)
+
+
+async def _until_served(guest: Guest) -> None:
+    """Wait until the API reaches the host's agent, and through it the guest."""
+
+    async def served() -> bool:
+        return (await code_of(guest.console()))[0] == "OK"
+
+    await until(served, what=f"the agent serving {guest.name}", timeout_s=30)
+    await guest.until_tick(boot=1)
 
 
 async def _still_obeys(guest: Guest) -> None:

@@ -1,21 +1,23 @@
 """A simulated cluster that tells what it saw, and checks all along that nothing forbidden happens."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from leeward import keys
 from leeward.agent.types import DiskFormat, ImageFile, Nic
 from leeward.clock import SeededIds
-from leeward.errors import NotFound
+from leeward.errors import Conflict, NotFound
 from leeward.store.port import KeyValue, Range
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.domain.instance import Instance, InstanceState, Resources
 from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
-from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Stored
+from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Commit, Stored
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 from leeward_lab.simulated.link import CallHook
 from leeward_lab.simulated.stores import StoreHook
@@ -218,6 +220,15 @@ class Story:
     def stored_keys(self, prefix: str) -> list[str]:
         """The keys in the store below a prefix."""
         return [found.key for found in self._list(prefix)]
+
+    async def release(self, node: str) -> None:
+        """What an operator's `uncordon` does to a quarantined node."""
+        stored: Stored[Node] = self._records(NODES.prefix, keys.node(node))
+        new = replace(stored.value, condition=NodeCondition.READY, reason="released by an operator")
+        core = self.core().core
+        assert core is not None
+        with contextlib.suppress(Conflict):
+            await core.records.commit(Commit().replace(stored, new))
 
     def instances(self) -> dict[str, Instance]:
         """All instances' records in the store, by uid."""

@@ -61,6 +61,11 @@ class Lab:
         """The host of that name, to be mistreated."""
         return self.cluster.host(name)
 
+    def client_of(self, controller: str) -> Client:
+        """A client of that controller alone."""
+        number = self.cluster.shape.controller_names.index(controller)
+        return self.cluster.client(endpoints=[self.cluster.endpoints[number]])
+
     async def supply(self) -> None:
         """The image and the flavor that `launch` uses, unless they are there."""
         try:

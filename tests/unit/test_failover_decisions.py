@@ -83,6 +83,10 @@ def test_silence_is_a_proof_only_beyond_ttl_guard_and_margin(missing_s: float, s
     assert all(p.kind is ProofKind.SILENCE and p.boot_id == "boot-1" for p in proofs)
 
 
+def test_a_new_leader_grants_a_missing_node_its_ttl_before_it_acts() -> None:
+    assert decisions_for(fencing(-0.1, silent(600.0), can_power_off=True)) == []
+
+
 def test_silence_proves_nothing_without_an_armed_guard_or_an_observer() -> None:
     assert decisions_for(fencing(600.0, silent(600.0), guard_armed=False)) == []
     assert decisions_for(fencing(600.0, None)) == []

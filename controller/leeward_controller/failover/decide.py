@@ -93,6 +93,8 @@ def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> 
     if node.condition not in _DOUBTED:
         yield SetCondition(node.node, _C.SUSPECT, "its etcd lease is lost")
         return
+    if missing_s < 0:
+        return
     silence = node.silence
     if silence is None:
         if node.can_power_off and not node.powering_off:

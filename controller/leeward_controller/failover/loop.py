@@ -43,7 +43,7 @@ class FailoverLoop:
         self._executor = executor
         self._timing = timing
         self._brake = brake
-        self._began_s = self._clock.monotonic_s()
+        self._has_looked = False
         self._missing_since_s: dict[str, float] = {}
         self._wake = asyncio.Event()
 
@@ -92,9 +92,9 @@ class FailoverLoop:
             if node in self._view.leases:
                 self._missing_since_s.pop(node, None)
             elif node not in self._missing_since_s:
-                ttl_s = stored.value.report.lease_ttl_s
-                just_elected = now_s - self._began_s < _TICK_S
-                self._missing_since_s[node] = now_s + (ttl_s if just_elected else 0.0)
+                grace_s = 0.0 if self._has_looked else stored.value.report.lease_ttl_s
+                self._missing_since_s[node] = now_s + grace_s
+        self._has_looked = True
 
     def _is_over(self, node_id: str) -> bool:
         stored = self._view.nodes.get(keys.node(node_id))
@@ -124,8 +124,7 @@ class FailoverLoop:
         now_s = self._clock.monotonic_s()
         missing_s = None
         if lease is None:
-            since_s = self._missing_since_s.get(node_id, now_s)
-            missing_s = now_s - since_s if now_s >= since_s else None
+            missing_s = now_s - self._missing_since_s.get(node_id, now_s)
         return NodeSnapshot(
             node=node_id,
             condition=node.condition,

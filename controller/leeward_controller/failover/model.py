@@ -39,8 +39,10 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class NodeSnapshot:
-    """One node at one moment. `lease_missing_s` is None while its etcd lease is alive.
+    """One node at one moment.
 
+    `lease_missing_s` is None while its etcd lease is alive, and negative while a new leader, who cannot know for how
+    long it has been gone, still grants it a TTL.
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told

@@ -154,10 +154,12 @@ class OperationService:
             if shown.operation.phase.ended:
                 return
             forwarded = shown.operation.type in _WITH_PROGRESS and not from_peer
-            async with self._progress_of(shown.operation, news, forwarded=forwarded):
-                async with aclosing(self._merged(shown, news)) as updates:
-                    async for update in updates:
-                        yield update
+            async with (
+                self._progress_of(shown.operation, news, forwarded=forwarded),
+                aclosing(self._merged(shown, news)) as updates,
+            ):
+                async for update in updates:
+                    yield update
 
     @asynccontextmanager
     async def _progress_of(self, operation: Operation, news: "_News", *, forwarded: bool) -> AsyncIterator[None]:

@@ -157,6 +157,8 @@ class Host:
         """Start the host's libvirt daemon and wait until it answers. `LabError`, with its log, when it does not."""
         if not self._state.libvirt:
             raise LabError(f"{self.name} was added without libvirt")
+        # One that was killed left its socket behind.
+        self.libvirt_socket.unlink(missing_ok=True)
         daemon = await self.spawn(["libvirtd", "--listen"], name=LIBVIRTD)
 
         async def listening() -> bool:

@@ -107,8 +107,8 @@ class SimulatedCluster:
     """All of it, not yet started. With `files`, guests write their console and boot count below that directory.
 
     `clocks` gives parts by name a clock of their own that runs a little fast or slow. `wrap_store(store, name)` may put
-    something between the store and the part of that name, beside the network. `agent_hook` surrounds what controllers ask of
-    agents.
+    something between the store and the part of that name, beside the network. `agent_hook` surrounds what controllers
+    ask of agents.
     """
 
     def __init__(

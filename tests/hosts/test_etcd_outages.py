@@ -1,0 +1,156 @@
+"""etcd loses a member, and all of them: the control plane says so, and no guest notices."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from tests.support.hosts import CALL_S, Guest, Lab, code_of
+
+from leeward.errors import LeewardError
+from leeward.identity import Role
+from leeward.v1 import instance_service_pb2
+from leeward_lab.hosts.processes import run
+from leeward_lab.hosts.waiting import until
+from leeward_lab.real.layout import ADMIN
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
+
+_ASK_EVERY_S = 0.1
+
+
+@dataclass
+class Asked:
+    """What became of a question that was put again and again."""
+
+    failures: list[LeewardError] = field(default_factory=list)
+    longest_s: float = 0.0
+    answers: int = 0
+
+
+@asynccontextmanager
+async def asking(lab: Lab, guest: Guest) -> AsyncIterator[Asked]:
+    """Keep asking the API for an instance while the block runs."""
+    asked = Asked()
+
+    async def ask() -> None:
+        while True:
+            began_s = time.monotonic()
+            try:
+                await guest.record()
+                asked.answers += 1
+            except LeewardError as error:
+                asked.failures.append(error)
+            asked.longest_s = max(asked.longest_s, time.monotonic() - began_s)
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    task = asyncio.ensure_future(ask())
+    try:
+        yield asked
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_one_of_three_members_is_lost(lab_with_three_etcd: Lab) -> None:
+    """The leader is killed, then another one stops answering: each time it is as if nothing had happened."""
+    lab = lab_with_three_etcd
+    guest = await lab.running("web-1", host="host-a")
+    process, before = guest.only_process(), await lab.conditions()
+
+    leader = await _leader(lab)
+    async with asking(lab, guest) as asked:
+        await lab.cluster.kill(leader, "etcd")
+        # Longer than a lease lasts: those that are not renewed are lost by then.
+        await guest.until_tick(boot=1, more=10)
+    _check_answered(asked, f"{leader} (the leader) killed")
+    await lab.cluster.start_etcd(leader)
+    await _until_healthy(lab)
+
+    leader = await _leader(lab)
+    async with asking(lab, guest) as asked:
+        await lab.cluster.signal(leader, "etcd", signal.SIGSTOP)
+        await guest.until_tick(boot=1, more=10)
+        await lab.cluster.signal(leader, "etcd", signal.SIGCONT)
+        await _until_healthy(lab)
+    _check_answered(asked, f"{leader} (the leader) stopped")
+
+    assert await lab.conditions() == before
+    assert guest.only_process() == process
+    guest.check_undisturbed(boots=1)
+
+
+async def test_all_of_etcd_is_lost_for_a_while(lab_with_three_etcd: Lab) -> None:
+    """Guests run on, the API says that it cannot tell, and afterwards everything is as it was."""
+    lab = lab_with_three_etcd
+    guests = await asyncio.gather(lab.running("web-1", host="host-a"), lab.running("web-2", host="host-b"))
+    processes, records = [guest.only_process() for guest in guests], [await guest.record() for guest in guests]
+    members = lab.cluster.shape.etcd_names
+
+    await asyncio.gather(*(lab.cluster.kill(member, "etcd") for member in members))
+    await guests[0].until_tick(boot=1, more=10)
+    code, error = await code_of(guests[0].record())
+    assert code == "UNAVAILABLE"
+    assert error is not None
+    assert error.retry_after_s is not None, f"there is no RetryInfo with {error}"
+    request = instance_service_pb2.StopInstanceRequest(name=guests[0].name)
+    code, error = await code_of(lab.client.instances.StopInstance(request, timeout=CALL_S))
+    assert code == "UNAVAILABLE", error
+    await guests[1].until_tick(boot=1, more=10)
+    await asyncio.gather(*(lab.cluster.start_etcd(member) for member in members))
+
+    async def answers() -> bool:
+        return (await code_of(guests[0].record()))[0] == "OK"
+
+    await until(answers, what="the API answering again", timeout_s=30)
+    for host in lab.cluster.shape.host_names:
+        await lab.until_condition(host, "READY")
+    # Longer than any proof takes, in case one is sought now.
+    await guests[0].until_tick(boot=1, more=10)
+    assert [await guest.record() for guest in guests] == records
+    assert [guest.only_process() for guest in guests] == processes
+    for guest in guests:
+        guest.check_undisturbed(boots=1)
+    await lab.running("web-3", host="host-a")
+
+
+def _check_answered(asked: Asked, what: str) -> None:
+    print(f"{what}: {asked.answers} answers, {len(asked.failures)} failures, the slowest took {asked.longest_s:.2f} s")
+    assert asked.failures == []
+    assert asked.answers > 20
+    assert asked.longest_s < 5
+
+
+async def _leader(lab: Lab) -> str:
+    """The member that leads, by what each says of itself."""
+    for member in lab.cluster.shape.etcd_names:
+        (status,) = json.loads(await _etcdctl(lab, member, "endpoint", "status", "--write-out=json"))
+        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
+            return member
+    raise AssertionError("no member says that it leads")
+
+
+async def _until_healthy(lab: Lab) -> None:
+    async def healthy() -> bool:
+        found = [await _healthy(lab, member) for member in lab.cluster.shape.etcd_names]
+        return all(found)
+
+    await until(healthy, what="all members of etcd healthy", timeout_s=30, poll_s=0.2)
+
+
+async def _healthy(lab: Lab, member: str) -> bool:
+    told = json.loads(await _etcdctl(lab, member, "endpoint", "health", "--write-out=json", check=False) or "[{}]")
+    return bool(told[0].get("health"))
+
+
+async def _etcdctl(lab: Lab, member: str, *words: str, check: bool = True) -> str:
+    keys = lab.cluster.certificate_directory(Role.ADMIN, ADMIN)
+    number = lab.cluster.shape.etcd_names.index(member)
+    files = [f"--cacert={keys}/ca.pem", f"--cert={keys}/cert.pem", f"--key={keys}/key.pem"]
+    command = ["etcdctl", f"--endpoints=https://{lab.cluster.etcd_endpoints[number]}", "--command-timeout=2s", *files]
+    done = await run([*command, *words], timeout_s=15, env={"ETCDCTL_API": "3"}, check=check)
+    return done.stdout

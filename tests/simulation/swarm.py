@@ -1,0 +1,258 @@
+"""Random work and random faults on a simulated cluster, all from one seed.
+
+`python -m tests.simulation.swarm --seeds 200` runs seeds 0 to 199, `--seed 7` runs one and tells its whole story. The
+first seed that breaks something ends it, with the command that replays it.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import itertools
+import logging
+import random
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from leeward.clock import Clock
+from leeward_controller.domain.node import NodeCondition
+from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
+from tests.simulation.clients import Clients
+from tests.simulation.faults import End, Faults
+from tests.simulation.invariants import Broken
+from tests.simulation.story import Story
+from tests.simulation.weather import Climate
+
+CHAOS_S = 240.0
+SETTLE_S = 900.0
+CALM_S = 20.0
+# How long after a fault the guard may still act upon it: TTL, its own delay, and an agent that has to find its feet.
+_AFTERMATH_S = 8.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one seed. `trace` digests all that happened: the same seed always gives the same."""
+
+    seed: int
+    lines: list[str] = field(default_factory=list)
+    error: BaseException | None = None
+    settled_s: float = 0.0
+
+    @property
+    def trace(self) -> str:
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()[:16]
+
+    def story(self, *, lines: int = 80) -> str:
+        """Why it failed, the end of its log, and how to see it again."""
+        assert self.error is not None
+        why = "".join(traceback.format_exception(self.error))
+        log = "\n".join(self.lines[-lines:])
+        return f"{log}\n\n{why}\nseed {self.seed} failed; to replay it: make simulation SEED={self.seed}"
+
+
+class Swarm:
+    """One seed's run."""
+
+    def __init__(self, seed: int) -> None:
+        def draw(purpose: str) -> random.Random:
+            return random.Random(f"{seed}/{purpose}")
+
+        self._rng = draw("plan")
+        nodes, controllers = self._rng.randint(3, 5), self._rng.randint(1, 3)
+        names = [f"host-{letter}" for letter in "abcde"[:nodes]] + [f"control-{n}" for n in range(1, controllers + 1)]
+        clocks: Mapping[str, Clock] = {name: VirtualClock(rate=self._rng.uniform(0.995, 1.005)) for name in names}
+        climate = Climate(draw("weather"), VirtualClock())
+        self.story = Story(
+            seed=seed,
+            nodes=nodes,
+            controllers=controllers,
+            steps=True,
+            clocks=clocks,
+            wrap_store=climate.wrap_store,
+            agent_hook=climate.on_agent,
+            node_memory_mib=8192,
+        )
+        self._climate = climate
+        self._faults = Faults(self.story, climate, draw("faults"))
+        self._clients = Clients(self.story, draw("clients"))
+        self._number = itertools.count(1)
+        self._open: dict[int, tuple[str, End]] = {}
+        self._ending: dict[asyncio.Task[None], None] = {}
+        self._guard_kills = 0
+
+    async def run(self) -> float:
+        """Work and faults, then calm; returns how long it took to settle. Raises Broken, AssertionError."""
+        story = self.story
+        await story.begin()
+        story.begin_counting()
+        until_s = story.now_s + CHAOS_S
+        working = asyncio.ensure_future(self._work(until_s))
+        while story.now_s < until_s:
+            await story.clock.sleep(self._rng.expovariate(1 / 8.0))
+            await self._begin_fault()
+            self._check()
+        await working
+        await self._end_all()
+        story.tell("all faults have ended")
+        ended_s = story.now_s
+        await self._settle()
+        settled_s = story.now_s - ended_s
+        await story.end()
+        return settled_s
+
+    async def _work(self, until_s: float) -> None:
+        while self.story.now_s < until_s:
+            self._clients.draw()
+            await self.story.clock.sleep(self._rng.expovariate(1 / 2.5))
+
+    async def _begin_fault(self) -> None:
+        begun = await self._faults.draw()
+        if begun is None:
+            return
+        number = next(self._number)
+        self.story.tell(f"fault {number}: {begun.story}")
+        self._open[number] = (begun.story, begun.end)
+        task = asyncio.ensure_future(self._end_in_time(number, self._duration_s()))
+        self._ending[task] = None
+        task.add_done_callback(lambda done: self._ending.pop(done, None))
+
+    def _duration_s(self) -> float:
+        lo, hi = self._rng.choices([(0.5, 6.0), (6.0, 40.0), (100.0, 240.0)], [5, 5, 1])[0]
+        return self._rng.uniform(lo, hi)
+
+    async def _end_in_time(self, number: int, seconds: float) -> None:
+        await self.story.clock.sleep(seconds)
+        await self._end(number)
+
+    async def _end(self, number: int) -> None:
+        told, end = self._open.pop(number)
+        await end()
+        self.story.tell(f"fault {number} has ended: {told}")
+
+    async def _end_all(self) -> None:
+        for task in list(self._ending):
+            task.cancel()
+        for number in list(self._open):
+            await self._end(number)
+        self._climate.clear()
+
+    async def _settle(self) -> None:
+        """Wait, as an operator who lets returned nodes work again, until nothing is open; then it must stay so."""
+        story = self.story
+        deadline_s, calm_since_s = story.now_s + SETTLE_S, None
+        while calm_since_s is None or story.now_s - calm_since_s < CALM_S:
+            await story.clock.sleep(1.0)
+            self._check()
+            open_ends = [*self._open_ends(), *story.unsettled()]
+            if not open_ends:
+                calm_since_s = calm_since_s or story.now_s
+                continue
+            calm_since_s = None
+            await self._uncordon()
+            assert story.now_s < deadline_s, f"not settled {SETTLE_S:g} s after all faults ended: " + "; ".join(
+                open_ends
+            )
+
+    def _open_ends(self) -> list[str]:
+        ends = [f"{o.type} {o.instance} is at {o.step} ({o.phase})" for o in self.story.running_operations()]
+        for node in sorted(self.story.cluster.nodes):
+            condition = self.story.condition(node)
+            if condition is not NodeCondition.READY:
+                ends.append(f"{node} is {condition}")
+        return ends
+
+    async def _uncordon(self) -> None:
+        for node in sorted(self.story.cluster.nodes):
+            if self.story.condition(node) is NodeCondition.QUARANTINED:
+                await self.story.release(node)
+
+    def _check(self) -> None:
+        self.story.check()
+        kills = [
+            (at_s, node.name, uid) for node in self.story.cluster.nodes.values() for at_s, uid in node.killed_by_guard
+        ]
+        if len(kills) == self._guard_kills:
+            return
+        self._guard_kills = len(kills)
+        for at_s, node, uid in kills:
+            self._check_guard(node, uid, self.story.now_s - at_s)
+
+    def _check_guard(self, node: str, uid: str, ago_s: float) -> None:
+        """A guard kills only where the agent was gone, or both heartbeats were disturbed."""
+        within_s = _AFTERMATH_S + ago_s
+        touched = self._faults.touched
+        both = touched.within(node, "store", within_s) and touched.within(node, "pool", within_s)
+        if not both and not touched.within(node, "agent", within_s):
+            raise Broken(f"the guard of {node} killed {uid}, though a heartbeat of it was undisturbed")
+
+
+def run_seed(seed: int) -> Outcome:
+    """Run one seed to its end."""
+    outcome = Outcome(seed)
+
+    async def main() -> None:
+        swarm = Swarm(seed)
+        outcome.lines = swarm.story.lines
+        try:
+            outcome.settled_s = await swarm.run()
+        except Exception as error:  # noqa: BLE001  Whatever it is, the seed has failed by it.
+            outcome.error = error
+
+    try:
+        run_virtually(main)
+    except Stuck as error:
+        # What is left of a broken run may be unable to end.
+        outcome.error = outcome.error or error
+    return outcome
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.swarm", description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seeds", type=int, default=100, metavar="N", help="run seeds 0 to N-1")
+    which.add_argument("--seed", type=int, metavar="K", help="run this one, and print its log")
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="begin --seeds at K")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
+    options = parser.parse_args()
+    quiet()
+    if options.seed is not None:
+        outcome = run_seed(options.seed)
+        print("\n".join(outcome.lines))
+        print(f"trace {outcome.trace}, settled after {outcome.settled_s:.1f} s" if outcome.error is None else "")
+        if outcome.error is not None:
+            sys.exit(outcome.story(lines=0))
+        return
+    sys.exit(1 if _run_many(range(options.first, options.first + options.seeds), options.keep_going) else 0)
+
+
+def _run_many(seeds: range, keep_going: bool) -> int:
+    failed = []
+    began_s = time.monotonic()
+    for seed in seeds:
+        outcome = run_seed(seed)
+        if outcome.error is not None:
+            failed.append(seed)
+            told = outcome.story() if not keep_going else f"seed {seed}: {type(outcome.error).__name__}"
+            print(f"{told}: {str(outcome.error)[:300]}" if keep_going else told, flush=True)
+            if not keep_going:
+                break
+    passed = len(seeds) - len(failed) if keep_going or not failed else failed[0] - seeds.start
+    print(f"{passed} seeds passed, {len(failed)} failed, {time.monotonic() - began_s:.1f} s", flush=True)
+    if failed:
+        print("replay with:", *(f"make simulation SEED={seed}" for seed in failed), sep="\n  ")
+    return len(failed)
+
+
+def quiet() -> None:
+    """The parts' own logs, thousands of lines of them, are not shown."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+if __name__ == "__main__":
+    main()
