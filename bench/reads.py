@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from bench.echo import METHOD
 from bench.layout import CONTROLLERS
@@ -47,15 +48,17 @@ async def measure(plane: Plane) -> Result:
         name = listing.items[0].name
     get = pb.GetInstanceRequest(name=name)
     page = pb.ListInstancesRequest(parent=PARENT, page_size=PAGE)
+    through_sdk: Any = plane.client.instances
     async with _echo(plane) as echo, _bare_stub(plane) as stub:
         reads: tuple[tuple[str, Message, int, Any, Any], ...] = (
-            ("Get", get, GETS, plane.client.instances.GetInstance, stub.GetInstance),
-            ("List", page, LISTS, plane.client.instances.ListInstances, stub.ListInstances),
-        ):
+            ("Get", get, GETS, through_sdk.GetInstance, stub.GetInstance),
+            ("List", page, LISTS, through_sdk.ListInstances, stub.ListInstances),
+        )
+        for what, request, count, ours, bare in reads:
             size = len((await bare(request)).SerializeToString())
             asked = size.to_bytes(4, "big") + bytes(max(0, len(request.SerializeToString()) - 4))
             calls: dict[str, Call] = {
-                "sdk": partial(through_sdk, request),
+                "sdk": partial(ours, request),
                 "stub": partial(bare, request),
                 "echo": partial(echo, asked),
             }

@@ -22,15 +22,17 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "leeward-lab"
 
 
-def build_guest_image(destination: Path, *, cache_dir: Path) -> Path:
+def build_guest_image(destination: Path, *, cache_dir: Path, ballast_mib: int = 0) -> Path:
     """Write the image to `destination` and return that: qcow2 if so named, else raw.
+
+    The guest fills `ballast_mib` of its memory with data before its first tick, for migrations with something to carry.
 
     The same sources and tools give the same bytes, so the content digest is stable. The first build downloads the
     kernel into `cache_dir` (27 MB through apt); later ones copy the finished image from there in an instant.
     Raises `LabError` when a tool is missing or fails.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    raw = _built(cache_dir)
+    raw = _built(cache_dir, ballast_mib=ballast_mib)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     image_format = "qcow2" if destination.suffix == ".qcow2" else "raw"
@@ -42,17 +44,17 @@ def build_guest_image(destination: Path, *, cache_dir: Path) -> Path:
     return destination
 
 
-def _built(cache_dir: Path) -> Path:
+def _built(cache_dir: Path, *, ballast_mib: int) -> Path:
     """The finished raw image of these very sources, from the cache or newly made."""
     kernel = fetch_kernel(cache_dir)
-    key = hashlib.sha256(kernel.release.encode())
+    key = hashlib.sha256(f"{kernel.release} {ballast_mib}".encode())
     for source in (*sorted(INIT_SCRIPT.parent.glob("*.py")), INIT_SCRIPT, BUSYBOX):
         key.update(source.read_bytes())
     raw = cache_dir / f"guest-{key.hexdigest()[:16]}.raw"
     if not raw.exists():
         partial = cache_dir / f".guest-{os.getpid()}.raw"
         try:
-            write_disk(partial, kernel_image=kernel.image, initrd=build_initrd(kernel))
+            write_disk(partial, kernel_image=kernel.image, initrd=build_initrd(kernel, ballast_mib=ballast_mib))
             partial.replace(raw)
         finally:
             partial.unlink(missing_ok=True)

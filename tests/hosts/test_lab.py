@@ -12,13 +12,14 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from leeward.clock import SystemClock
+from leeward_agent.hypervisors.libvirt.probe import find_accelerator
 from leeward_lab.guest.commands import LabError
 from leeward_lab.guest.record import Tick, boots_in, read_guest_record, ticks_in
 from leeward_lab.guest_image import build_guest_image, default_cache_dir
 from leeward_lab.hosts import state
 from leeward_lab.hosts.cluster import Cluster, sweep
 from leeward_lab.hosts.host import Host
-from leeward_lab.hosts.kvm import kvm_usable, run_probe
 from leeward_lab.hosts.processes import run, spawn
 from leeward_lab.hosts.waiting import until
 
@@ -110,7 +111,7 @@ def guest(cluster: Cluster, domain_type: str) -> Guest:
 
 @pytest.fixture
 async def domain_type() -> str:
-    return "kvm" if await kvm_usable() else "qemu"
+    return (await find_accelerator(clock=SystemClock())).value
 
 
 def leftovers(directory: Path, bridge: str) -> list[str]:
@@ -314,8 +315,3 @@ def test_image_is_reproducible(tmp_path: Path) -> None:
     second = build_guest_image(tmp_path / "b.raw", cache_dir=tmp_path / "cache")
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size < 25 << 20
-
-
-async def test_probe_runs() -> None:
-    """The probe that decides about KVM is itself right: emulation, which can do everything, runs it to its end."""
-    assert await run_probe(accelerator="tcg", timeout_s=20)

@@ -37,14 +37,15 @@ class Broken(AssertionError):
 
 
 class Invariants:
-    """Watches every guest and every record of one cluster. The first violation is kept in `broken`, and raised."""
+    """Watches every guest and every record of one cluster. The first violation is kept, for `check` to raise."""
 
-    def __init__(self, *, now_s: Callable[[], float], tell: Callable[[str], None]) -> None:
+    def __init__(self, *, now_s: Callable[[], float], tell: Callable[[str], None], plain: Callable[[str], str]) -> None:
         self.running: dict[str, Run] = {}
         self.runs: list[Run] = []
         self.broken: Broken | None = None
         self._now_s = now_s
         self._tell = tell
+        self._plain = plain
         self._cluster: SimulatedCluster | None = None
         self._policy = PlacementPolicy()
         self._endings: dict[str, Ending] = {}
@@ -57,7 +58,7 @@ class Invariants:
         self._policy = cluster.policy.placement
 
     def check(self) -> None:
-        """Raise what was found, for callers in whose own stack it did not happen."""
+        """Raise what was found; not where it happened, for that is in the middle of somebody else's work."""
         if self.broken is not None:
             raise self.broken
 
@@ -97,7 +98,8 @@ class Invariants:
         assert self._cluster is not None
         run = self.running.pop(uid, None)
         self._require(run is not None and run.node == node, f"{uid} ended on {node}, where it did not run")
-        assert run is not None
+        if run is None:
+            return
         guest = self._cluster.nodes[node].host.guests[uid]
         self._endings[uid] = Ending(run, guest.stop_cause, handed_over=guest.active)
 
@@ -135,5 +137,4 @@ class Invariants:
         if holds:
             return
         self._tell(f"VIOLATION: {otherwise}")
-        self.broken = self.broken or Broken(otherwise)
-        raise Broken(otherwise)
+        self.broken = self.broken or Broken(self._plain(otherwise))

@@ -41,7 +41,7 @@ class Story:
         self.lines: list[str] = []
         self.clock = VirtualClock()
         self.narrator = Narrator(self.tell, steps=steps)
-        self.invariants = Invariants(now_s=self.clock.monotonic_s, tell=self.tell)
+        self.invariants = Invariants(now_s=self.clock.monotonic_s, tell=self.tell, plain=self.narrator.plain)
         self.narrator.listen(self.invariants.on_record)
         self.cluster = SimulatedCluster(
             clock=self.clock,

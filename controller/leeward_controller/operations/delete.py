@@ -20,9 +20,13 @@ async def remove_guest(context: StepContext) -> Advance:
 
 
 async def delete_disk(context: StepContext) -> Advance:
-    """Delete the disk through any node with the pool, and with it the place and the record."""
-    agent = context.agent_with_pool(context.instance.pool_id, preferred=context.instance.node)
-    await agent.delete_disk(context.caller, spec=context.instance.guest_spec())
+    """Delete the disk through any node with the pool, and with it the place and the record.
+
+    An instance without a run epoch never had a place, hence no disk.
+    """
+    if context.instance.run_epoch:
+        agent = context.agent_with_pool(context.instance.pool_id, preferred=context.instance.node)
+        await agent.delete_disk(context.caller, spec=context.instance.guest_spec())
     held = (context.instance.node,) if context.instance.node else ()
     return Advance(remove_instance=True, release_from=held)
 

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
+from leeward.agent.api import AgentApi
 from leeward.agent.types import GuestState, RebootMode
+from leeward.errors import FailedPrecondition
 from leeward_controller.domain.instance import Instance, InstanceState
 from leeward_controller.domain.operation import OperationType, RebootArguments, StopArguments
 from leeward_controller.operations.context import StepContext
@@ -23,7 +25,7 @@ async def stop(context: StepContext) -> Advance:
     """Ask the guest to shut down; kill it when its time is up."""
     arguments = context.operation.arguments
     assert isinstance(arguments, StopArguments)
-    agent = context.agent(context.instance.node)
+    agent = _agent(context)
     await agent.stop_guest(context.caller, uid=context.instance.uid, grace_period_s=arguments.grace_period_s)
     return Advance(instance=lambda instance: replace(instance, state=InstanceState.STOPPED, fault=""))
 
@@ -32,7 +34,7 @@ async def reboot(context: StepContext) -> Advance:
     """Restart the guest: softly if asked and it listens, else hard; one that does not run is started."""
     arguments = context.operation.arguments
     assert isinstance(arguments, RebootArguments)
-    agent = context.agent(context.instance.node)
+    agent = _agent(context)
     status = await agent.get_guest(uid=context.instance.uid)
     note = RebootMode.HARD.value
     if status.state is GuestState.RUNNING:
@@ -48,8 +50,17 @@ async def reboot(context: StepContext) -> Advance:
     return Advance(work=replace(context.operation.work, note=note), instance=_booted(context.surroundings.clock.now()))
 
 
+def _agent(context: StepContext) -> AgentApi:
+    """The agent of the instance's node. Raises FailedPrecondition when it has none, and what `agent` raises."""
+    instance = context.instance
+    if not instance.node:
+        why = f"{instance.name} is on no node: it never came to run ({instance.fault or 'no cause is recorded'})"
+        raise FailedPrecondition(why, reason="NO_NODE", resource=instance.name)
+    return context.agent(instance.node)
+
+
 async def _boot(context: StepContext) -> None:
-    agent = context.agent(context.instance.node)
+    agent = _agent(context)
     spec = context.instance.guest_spec()
     await agent.claim_run_epoch(context.caller, spec=spec)
     await agent.start_guest(context.caller, spec=spec)

@@ -49,8 +49,6 @@ class Submitter:
     async def create(self, instance: Instance, arguments: CreateArguments, requester: Requester) -> Operation:
         """Record a new instance and the operation that launches it. Raises AlreadyExists."""
         operation = self._new(instance, OperationType.CREATE, arguments, requester)
-        if (earlier := await self._earlier(operation)) is not None:
-            return earlier
         commit = self._runner.owned(Commit().create(keys.operation(operation.id), operation))
         commit.create(keys.instance(instance.name), replace(instance, current_operation=operation.name))
         try:

@@ -9,7 +9,6 @@ from leeward.client import Client
 from leeward_lab.demo.stage import DiskRecord
 from leeward_lab.guest.record import read_guest_record
 from leeward_lab.guest_image import build_guest_image, default_cache_dir
-from leeward_lab.hosts.kvm import kvm_usable
 from leeward_lab.real.cluster import RealCluster, running
 
 _LIST_COMMANDS = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done 2>/dev/null"
@@ -54,4 +53,5 @@ async def real_stage(directory: Path) -> AsyncIterator[RealStage]:
     image = await asyncio.to_thread(build_guest_image, directory / "tiny.qcow2", cache_dir=default_cache_dir())
     async with running(directory / "cluster", "demo") as cluster, cluster.client() as client:
         await cluster.until_ready(client)
-        yield RealStage(cluster, client, image=image, hypervisor="kvm" if await kvm_usable() else "qemu")
+        nodes = (await client.list_nodes()).items
+        yield RealStage(cluster, client, image=image, hypervisor=nodes[0].hypervisor)

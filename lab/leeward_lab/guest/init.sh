@@ -8,6 +8,7 @@
 export PATH=/bin
 SLOTS=248
 DATA=/dev/vda2
+BALLAST_MIB=@BALLAST_MIB@
 
 say() { echo "leeward-guest: $*"; }
 
@@ -30,6 +31,20 @@ last_record() {
         if (v["boot"] > boots) boots = v["boot"]
         if (v["line"] > lines) lines = v["line"]
     } END { print boots + 0, lines + 0 }'
+}
+
+# Fill memory with data, so that a migration has something to carry: pages of zeros are only mentioned in it.
+ballast() {
+    [ "$BALLAST_MIB" -gt 0 ] || return
+    mkdir /ballast
+    mount -t tmpfs -o size=100% ballast /ballast
+    head -c 1048576 /dev/urandom >/ballast/one
+    mib=1
+    while [ $mib -lt "$BALLAST_MIB" ]; do
+        cat /ballast/one
+        mib=$((mib + 1))
+    done >/ballast/rest
+    say "ballast mib=$mib"
 }
 
 # A stop is a press of the ACPI power button: one 24-byte input event. The disk is always in order, so nothing is awaited.
@@ -145,6 +160,7 @@ read -r _ memory_kib _ </proc/meminfo
 say "boot $boot line=$line uptime=$up memory_kib=$memory_kib cpus=$(nproc)"
 power_button
 later &
+ballast
 console_shell </dev/console &
 
 while :; do

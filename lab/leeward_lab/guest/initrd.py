@@ -30,11 +30,14 @@ class _Entry:
     content: bytes = b""
 
 
-def build_initrd(kernel: Kernel) -> bytes:
-    """The compressed archive. `LabError` when busybox is missing, or a module or a tool is."""
+def build_initrd(kernel: Kernel, *, ballast_mib: int = 0) -> bytes:
+    """The compressed archive. `LabError` when busybox is missing, or a module or a tool is.
+
+    The guest fills `ballast_mib` of its memory with data before its first tick.
+    """
     first = kernel.with_dependencies(FIRST_MODULES)
     later = [path for path in kernel.with_dependencies(LATER_MODULES) if path not in first]
-    script = INIT_SCRIPT.read_text()
+    script = INIT_SCRIPT.read_text().replace("@BALLAST_MIB@", str(ballast_mib))
     for mark, modules in (("@FIRST@", first), ("@LATER@", later)):
         script = script.replace(mark, " ".join(path.stem for path in modules))
     entries = [_directory(name) for name in ("bin", "dev", "lib", "lib/modules", "mnt", "proc", "run", "sys")]
