@@ -218,6 +218,12 @@ class Migrations:
                 error="",
                 decision="the connection broke in the last step, and the guest was found running on the destination",
             )
+        if there is not None and there.state is GuestState.STOPPED and there.run_epoch >= status.run_epoch:
+            # It ran there and has ended since. The memory that is left here is older than its disk.
+            await self._power.forget(uid)
+            return replace(
+                outcome, phase=MigrationPhase.COMPLETED, error="", decision="it arrived, and has ended since"
+            )
         if there is not None and not in_memory(there) and status.state is GuestState.PAUSED:
             if was is GuestState.RUNNING:
                 await self._hypervisor.resume(uid)

@@ -1,25 +1,26 @@
 """A simulated cluster that tells what it saw, and checks all along that nothing forbidden happens."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from leeward import keys
 from leeward.agent.types import DiskFormat, ImageFile, Nic
 from leeward.clock import SeededIds
-from leeward.errors import Conflict, NotFound
+from leeward.errors import NotFound
 from leeward.store.port import KeyValue, Range
 from leeward_controller.adapters.convert_state import StateCodec
+from leeward_controller.adapters.public.peers import GrpcPeers
 from leeward_controller.domain.instance import Instance, InstanceState, Resources
 from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
-from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Commit, Stored
+from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Stored
+from leeward_controller.services.everything import Services
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 from leeward_lab.simulated.link import CallHook
+from leeward_lab.simulated.serving import services_of
 from leeward_lab.simulated.stores import StoreHook
 from leeward_lab.simulated.stores import no_hook as no_store_hook
 from leeward_lab.virtual_time import VirtualClock
@@ -221,14 +222,11 @@ class Story:
         """The keys in the store below a prefix."""
         return [found.key for found in self._list(prefix)]
 
-    async def release(self, node: str) -> None:
-        """What an operator's `uncordon` does to a quarantined node."""
-        stored: Stored[Node] = self._records(NODES.prefix, keys.node(node))
-        new = replace(stored.value, condition=NodeCondition.READY, reason="released by an operator")
+    def services(self) -> Services:
+        """What the public API of a controller that is up is served from."""
         core = self.core().core
         assert core is not None
-        with contextlib.suppress(Conflict):
-            await core.records.commit(Commit().replace(stored, new))
+        return services_of(self.cluster, core, GrpcPeers(tls=None))
 
     def instances(self) -> dict[str, Instance]:
         """All instances' records in the store, by uid."""
@@ -256,7 +254,7 @@ class Story:
             where = self.cluster.world.running_on(uid)
             if where != ([instance.node] if instance.state is InstanceState.ACTIVE else []):
                 wrong.append(f"{instance.name} is {instance.state} on {instance.node or 'no node'}, runs on {where}")
-        kept = {uid for uid, instance in recorded.items() if instance.state is not InstanceState.ERROR}
+        kept = {uid for uid, instance in recorded.items() if instance.node}
         disks = set(self.cluster.pool.disks)
         wrong += [f"the disk of {uid} is left behind" for uid in sorted(disks - kept)]
         wrong += [f"the disk of {uid} is gone" for uid in sorted(kept - disks)]

@@ -20,6 +20,7 @@ import structlog
 
 from leeward.clock import Clock
 from leeward_controller.domain.node import NodeCondition
+from leeward_controller.services.instances import Target
 from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
 from tests.simulation.clients import Clients
 from tests.simulation.faults import End, Faults
@@ -169,7 +170,7 @@ class Swarm:
     async def _uncordon(self) -> None:
         for node in sorted(self.story.cluster.nodes):
             if self.story.condition(node) is NodeCondition.QUARANTINED:
-                await self.story.release(node)
+                await self.story.services().nodes.uncordon(Target(f"nodes/{node}"))
 
     def _check(self) -> None:
         self.story.check()

@@ -107,6 +107,8 @@ class UnaryCall:
                 _note(error, request)
                 late = channel.clock.monotonic_s() >= until_s
                 channel.endpoints.leave(address)
+                if late and self._reads() and (said := rounds.said_rather_than(error)):
+                    raise said from error
                 if late or not (was_not_done(error) or self._may_repeat(request)):
                     raise
                 await rounds.failed(address, error, until_s=until_s)
@@ -120,8 +122,11 @@ class UnaryCall:
             return await self._build(channel.endpoints.channel(address))(request, timeout=seconds)
 
     def _may_repeat(self, request: Message) -> bool:
-        reads = self._method.startswith(_READS) or self._method in _HARMLESS_TWICE
-        return reads or "request_id" in request.DESCRIPTOR.fields_by_name
+        harmless = self._reads() or self._method in _HARMLESS_TWICE
+        return harmless or "request_id" in request.DESCRIPTOR.fields_by_name
+
+    def _reads(self) -> bool:
+        return self._method.startswith(_READS)
 
 
 class StreamCall:

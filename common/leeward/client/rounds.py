@@ -53,6 +53,11 @@ class Rounds:
         await self._clock.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
+    def said_rather_than(self, last: LeewardError) -> LeewardError | None:
+        """What an endpoint said earlier, when the last attempt only ran out of time: it says more about why."""
+        said = [error for error in self._failures.values() if not isinstance(error, DeadlineExceeded)]
+        return said[-1] if said and isinstance(last, DeadlineExceeded) else None
+
     def _summary(self, last: LeewardError) -> LeewardError:
         """What to tell of all failures together: the server's own words when there is only one story."""
         endpoints = ", ".join(self._failures)
@@ -65,6 +70,7 @@ class Rounds:
             f"none of {len(self._failures)} endpoints took the call: {stories}",
             reason=reasons.pop() if len(reasons) == 1 else None,
             metadata={"endpoints": endpoints},
+            retry_after_s=max((error.retry_after_s or 0.0 for error in self._failures.values()), default=0.0) or None,
         )
 
 

@@ -19,13 +19,16 @@ from google.rpc.error_details_pb2 import (
 from google.rpc.status_pb2 import Status
 
 from leeward import errors
-from leeward.errors import DOMAIN, Code, Compacted, FieldViolation, LeewardError, Violation
+from leeward.errors import DOMAIN, Code, Compacted, FieldViolation, LeewardError, Unavailable, Violation
 
 # gRPC sends a status in HTTP/2 headers, and clients refuse more than 8 KiB of them (`grpc.max_metadata_size`, and the
 # same in Java). There the message stands twice, once percent-encoded, and the status in base64: these limits keep the
 # whole below that in the worst case.
 MAX_STATUS_BYTES = 3_584
 _MAX_TEXT_BYTES = 768
+
+# For what may be retried, where nobody knows better when: soon enough to notice, and no burden.
+_RETRY_AFTER_S = 1.0
 
 _RETRIABLE = "retriable"
 _OMITTED = "omitted_details"
@@ -160,9 +163,12 @@ def _status(
     if error.resource is not None:
         info = ResourceInfo(resource_type=_resource_type(error.resource), resource_name=_shortened(error.resource))
         status.details.add().Pack(info)
-    if error.retry_after_s is not None:
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and isinstance(error, Unavailable) and error.retriable:
+        retry_after_s = _RETRY_AFTER_S
+    if retry_after_s is not None:
         delay = Duration()
-        delay.FromNanoseconds(round(error.retry_after_s * 1_000_000_000))
+        delay.FromNanoseconds(round(retry_after_s * 1_000_000_000))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     return status
 

@@ -57,6 +57,17 @@ class StepContext:
             raise AgentUnavailable(f"nodes/{node_id} has no heartbeat")
         return self.surroundings.agents.at(node=node_id, address=lease.report.address)
 
+    def agent_to_start(self, node_id: str) -> AgentApi:
+        """The agent of a node that is to start a guest.
+
+        A node that has come back is fenced until its instances are elsewhere: what was started there now would run
+        beside what is restarted elsewhere on the proof. Raises AgentUnavailable then, and what `agent` raises.
+        """
+        lease = self.view.leases.get(node_id)
+        if lease is not None and keys.fence(node_id, lease.report.boot_id) in self.view.fences:
+            raise AgentUnavailable(f"nodes/{node_id} is fenced: its instances are being restarted elsewhere")
+        return self.agent(node_id)
+
     def is_fenced(self, node_id: str) -> bool:
         """Whether the boot of this node that was last known is proved to be over."""
         node = self.view.nodes.get(keys.node(node_id))

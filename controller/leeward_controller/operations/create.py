@@ -47,7 +47,7 @@ async def delete_disk(context: StepContext) -> Advance:
 
 async def start(context: StepContext) -> Advance:
     """Take the right to run, and start the guest."""
-    agent = context.agent(context.operation.work.target_node)
+    agent = context.agent_to_start(context.operation.work.target_node)
     spec = context.instance.guest_spec()
     await agent.claim_run_epoch(context.caller, spec=spec)
     await agent.start_guest(context.caller, spec=spec)

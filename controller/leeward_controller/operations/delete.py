@@ -3,7 +3,7 @@
 from leeward.errors import NodeGone
 from leeward_controller.domain.operation import OperationType
 from leeward_controller.operations.context import StepContext
-from leeward_controller.operations.placing import wait_for_predecessor
+from leeward_controller.operations.predecessors import wait_for_predecessor
 from leeward_controller.operations.step import Advance, Definition, Step
 
 

@@ -15,11 +15,13 @@ from leeward.errors import (
     Code,
     Conflict,
     DeadlineExceeded,
+    HypervisorError,
     LeewardError,
     NodeGone,
     NodeUnfit,
     NoNodeFits,
     StaleClaim,
+    StorageError,
     StoreUnavailable,
     Unavailable,
 )
@@ -35,9 +37,12 @@ log = structlog.get_logger()
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
-_UNDO_DEADLINE_S = 300.0
+_UNDO_TRY_S = 300.0
 _HISTORY_LENGTH = 64
 _NEVER_ELSEWHERE = (Cancelled, NoNodeFits, NodeUnfit)
+_AWAY = (Unavailable, Conflict)
+_PASSES = (*_AWAY, HypervisorError, StorageError, DeadlineExceeded)
+"""What a step that must not be given up waits out: the world may be well again, while the request never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,11 @@ class Driver:
             if self._may_cancel(step):
                 raise Cancelled("cancelled on request")
             await self._attempt(
-                step, step.act, deadline_s=step.deadline_s, done=lambda a: self._gone_forward(a, step, begun)
+                step,
+                step.act,
+                deadline_s=step.deadline_s,
+                patient=self._definition.past_commit(step.name),
+                done=lambda a: self._gone_forward(a, step, begun),
             )
         except LeewardError as error:
             log.info("operation.step_failed", operation=self.stored.value.name, step=step.name, error=error.message)
@@ -103,22 +112,33 @@ class Driver:
                 await self._attempt(
                     step,
                     step.undo,
-                    deadline_s=_UNDO_DEADLINE_S,
+                    deadline_s=_UNDO_TRY_S,
+                    patient=True,
                     done=lambda a: self._gone_back(a, step, begun, "undone"),
                 )
                 return
         except NodeGone as error:
             outcome = f"nothing to undo: {error.message}"
         except LeewardError as error:
-            # What is left behind has no run epoch of its own any more; its node's agent clears it when it can.
-            outcome = f"not undone: {error.message}"
+            # The guest may be there still, so it keeps all that it has of its place, until it is deleted.
             log.error("operation.undo_failed", operation=self.stored.value.name, step=step.name, error=error.message)
+            cause = self.stored.value.undo_cause
+            assert cause is not None
+            await self._write(self._ended(self._with_history(step, begun, f"not undone: {error.message}"), cause))
+            return
         await self._write(self._gone_back(Advance(), step, begun, outcome))
 
     async def _attempt(
-        self, step: Step, act: Act, *, deadline_s: float, done: Callable[[Advance], tuple[Operation, Advance]]
+        self,
+        step: Step,
+        act: Act,
+        *,
+        deadline_s: float,
+        patient: bool,
+        done: Callable[[Advance], tuple[Operation, Advance]],
     ) -> None:
-        """Take a step and record it, again and again while what it needs is away, until its deadline.
+        """Take a step and record it, again and again while what it needs is away: until its deadline, or, when
+        `patient`, for as long as it takes.
 
         Raises Cancelled (asked for, and the step can be cut off), DeadlineExceeded, or what the step raised.
         """
@@ -127,23 +147,36 @@ class Driver:
         pause_s = _FIRST_PAUSE_S
         while True:
             context = await self._context(step)
+            left_s = deadline_s if patient else max(0.0, deadline_at_s - clock.monotonic_s())
             try:
-                async with asyncio.timeout(max(0.0, deadline_at_s - clock.monotonic_s())):
-                    advance = await self._cut_off_when_cancelled(step, act(context))
-                await self._write(done(advance))
+                await self._try(step, act(context), within_s=left_s, done=done)
                 return
-            except TimeoutError:
-                raise DeadlineExceeded(f"{step.name} was not done within {deadline_s:g} s") from None
             except StaleClaim as error:
                 raise Superseded(error.message) from error
-            except (Unavailable, Conflict) as error:
+            except _PASSES as error:
                 if self._may_cancel(step):
                     raise Cancelled("cancelled on request") from error
-                if clock.monotonic_s() + pause_s >= deadline_at_s:
+                over = not isinstance(error, _AWAY) or clock.monotonic_s() + pause_s >= deadline_at_s
+                if over and not patient:
                     raise
                 log.info("operation.step_waits", operation=self.stored.value.name, step=step.name, why=error.message)
             await clock.sleep(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    async def _try(
+        self,
+        step: Step,
+        act: Coroutine[Any, Any, Advance],
+        *,
+        within_s: float,
+        done: Callable[[Advance], tuple[Operation, Advance]],
+    ) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                advance = await self._cut_off_when_cancelled(step, act)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{step.name} was not done within {within_s:g} s") from None
+        await self._write(done(advance))
 
     def _may_cancel(self, step: Step) -> bool:
         """Whether a cancellation was asked for and this step can be cut off. Nothing that is being undone can."""
@@ -223,6 +256,9 @@ class Driver:
         if advance.work is not None:
             new = replace(new, work=advance.work)
         index = self._definition.index_of(step.name)
+        if advance.is_done_after_all:
+            new = replace(new, phase=OperationPhase.RUNNING, undo_cause=None)
+            return replace(new, step=self._definition.steps[index + 1].name), advance
         if index > 0:
             return replace(new, step=self._definition.steps[index - 1].name), advance
         cause = new.undo_cause

@@ -12,8 +12,8 @@ from leeward_controller.operations.placing import (
     choose_node,
     release_target,
     reservation_of,
-    wait_for_predecessor,
 )
+from leeward_controller.operations.predecessors import wait_for_predecessor
 from leeward_controller.operations.step import Advance, Definition, Step
 from leeward_controller.records import FENCES
 
@@ -58,9 +58,10 @@ async def _require_proof(context: StepContext) -> None:
 async def restart(context: StepContext) -> Advance:
     """Take the right to run, then start the guest if it is meant to run; the record's node is written last."""
     work = context.operation.work
-    agent = context.agent(work.target_node)
+    agent = context.agent_to_start(work.target_node)
     spec = context.instance.guest_spec(run_epoch=work.run_epoch)
     await agent.claim_run_epoch(context.caller, spec=spec)
+    await _clear_returned_source(context)
     if context.instance.state in _RUNS:
         await agent.start_guest(context.caller, spec=spec)
     now = context.surroundings.clock.now()
@@ -71,6 +72,18 @@ async def restart(context: StepContext) -> Advance:
             last_boot_time=now if instance.state in _RUNS else instance.last_boot_time,
         )
     )
+
+
+async def _clear_returned_source(context: StepContext) -> None:
+    """Should the fenced boot have come back, see that it holds nothing of the guest.
+
+    The proof told that nothing ran there when it was made. Since the right to run has just been moved, nothing can be
+    started there any more.
+    """
+    arguments = _arguments(context)
+    node_id = arguments.fenced_node
+    if await context.surroundings.records.store.get(keys.lease(node_id)) is not None:
+        await context.agent(node_id).remove_guest(context.caller, uid=context.instance.uid)
 
 
 EVACUATE = Definition(

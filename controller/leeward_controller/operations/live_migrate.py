@@ -11,16 +11,19 @@ from dataclasses import replace
 
 from leeward.agent.types import (
     GuestState,
+    GuestStatus,
     MigrationDestination,
     MigrationLimits,
     MigrationPhase,
     MigrationProgress,
 )
-from leeward.errors import Cancelled, Conflict, HypervisorError, NodeGone
+from leeward.errors import AgentIndefinite, AgentUnavailable, Cancelled, Conflict, HypervisorError, NodeGone
 from leeward_controller.domain.operation import LiveMigrateArguments, OperationType
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.placing import choose_node, release_target, reservation_of
 from leeward_controller.operations.step import Advance, Definition, Step
+
+_IN_MEMORY = frozenset({GuestState.RUNNING, GuestState.PAUSED})
 
 
 def _arguments(context: StepContext) -> LiveMigrateArguments:
@@ -54,18 +57,30 @@ async def migrate(context: StepContext) -> Advance:
 
 
 async def _has_arrived(context: StepContext) -> bool:
+    """Whether the target has the guest, or had it: the last epoch it ran with is told with a guest that has stopped.
+
+    A source that holds it paused has handed it over then, and its memory is of the past: it must never run on.
+    """
+    here, there = await _look(context)
+    if here.state is GuestState.RUNNING or here.migrating:
+        return False
+    if there.state in _IN_MEMORY:
+        return not there.migrating
+    return there.state is GuestState.STOPPED and there.run_epoch >= context.instance.run_epoch
+
+
+async def _look(context: StepContext) -> tuple[GuestStatus, GuestStatus]:
+    """The guest on the source and on the target; ABSENT from a node that is fenced."""
     work = context.operation.work
+    return await _status(context, work.source_node), await _status(context, work.target_node)
+
+
+async def _status(context: StepContext, node: str) -> GuestStatus:
+    uid = context.instance.uid
     try:
-        there = await context.agent(work.target_node).get_guest(uid=context.instance.uid)
+        return await context.agent(node).get_guest(uid=uid)
     except NodeGone:
-        return False
-    if there.state is not GuestState.RUNNING or there.migrating:
-        return False
-    try:
-        here = await context.agent(work.source_node).get_guest(uid=context.instance.uid)
-    except NodeGone:
-        return True
-    return here.state in (GuestState.ABSENT, GuestState.STOPPED)
+        return GuestStatus(uid, context.instance.name, GuestState.ABSENT)
 
 
 async def _follow_migration(context: StepContext) -> MigrationProgress:
@@ -105,36 +120,38 @@ async def _cancel_when_asked(context: StepContext) -> None:
 async def take_back(context: StepContext) -> Advance:
     """Make sure that the guest runs on the source and nothing of it is left on the target.
 
-    A guest that stands paused on the source is let run only when the target is known not to run it.
+    One that has arrived all the same stays there. One that stands paused on the source is let run only when the target
+    is known never to have run it.
     """
-    work = context.operation.work
-    there = GuestState.ABSENT
-    try:
-        target = context.agent(work.target_node)
-        there = (await target.get_guest(uid=context.instance.uid)).state
-        if there is GuestState.STOPPED:
-            await target.remove_guest(context.caller, uid=context.instance.uid)
-    except NodeGone:
-        there = GuestState.ABSENT
-    if there in (GuestState.RUNNING, GuestState.PAUSED):
+    if await _has_arrived(context):
+        return Advance(is_done_after_all=True)
+    here, there = await _look(context)
+    uid, work = context.instance.uid, context.operation.work
+    if there.state in _IN_MEMORY:
         raise Conflict("the target still holds the guest; asking again")
-    try:
-        source = context.agent(work.source_node)
-        if (await source.get_guest(uid=context.instance.uid)).state is GuestState.PAUSED:
-            await source.resume_guest(context.caller, uid=context.instance.uid)
-    except NodeGone:
-        return Advance()
+    if there.state is GuestState.STOPPED:
+        with contextlib.suppress(NodeGone):
+            await context.agent(work.target_node).remove_guest(context.caller, uid=uid)
+    if here.state is GuestState.PAUSED:
+        if context.is_fenced(work.target_node):
+            # The target may have run it before it died. Of the two, only the disk is sure to be of the present.
+            await context.agent(work.source_node).remove_guest(context.caller, uid=uid)
+        else:
+            await context.agent(work.source_node).resume_guest(context.caller, uid=uid)
     return Advance()
 
 
 async def settle(context: StepContext) -> Advance:
     """Move the right to run: beside the disk first, then the record.
 
-    A target that has died meanwhile had the guest all the same: failover finds it recorded there and restarts it.
+    A target that has died meanwhile had the guest all the same: failover finds it recorded there and restarts it. The
+    source is known to run it no more; what it may have left is removed now, or, when it cannot be reached, by its own
+    agent, which finds that the right has moved.
     """
     work = context.operation.work
     source, target = work.source_node, work.target_node
-    await _require_gone_from_source(context)
+    with contextlib.suppress(NodeGone, AgentUnavailable, AgentIndefinite):
+        await context.agent(source).remove_guest(context.caller, uid=context.instance.uid)
     with contextlib.suppress(NodeGone):
         await context.agent(target).claim_run_epoch(
             context.caller, spec=context.instance.guest_spec(run_epoch=work.run_epoch)
@@ -143,18 +160,6 @@ async def settle(context: StepContext) -> Advance:
         instance=lambda instance: replace(instance, node=target, run_epoch=work.run_epoch),
         release_from=(source,),
     )
-
-
-async def _require_gone_from_source(context: StepContext) -> None:
-    work = context.operation.work
-    try:
-        here = await context.agent(work.source_node).get_guest(uid=context.instance.uid)
-    except NodeGone:
-        return
-    if here.state in (GuestState.RUNNING, GuestState.PAUSED):
-        raise Conflict(f"the source still holds the guest ({here.state}); asking again")
-    if here.state is GuestState.STOPPED:
-        await context.agent(work.source_node).remove_guest(context.caller, uid=context.instance.uid)
 
 
 LIVE_MIGRATE = Definition(

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from leeward import keys
 from leeward.errors import NodeUnfit, Violation
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Reservation
@@ -48,18 +47,3 @@ async def release_target(context: StepContext) -> Advance:
         return Advance()
     excluded = (*work.excluded_nodes, work.target_node)
     return Advance(work=replace(work, target_node="", excluded_nodes=excluded), release_from=(work.target_node,))
-
-
-async def wait_for_predecessor(context: StepContext) -> Advance:
-    """Wait until the operation that this one interrupted has ended; it was told to stop when this one was made."""
-    predecessor = context.operation.predecessor
-    if predecessor:
-        key = keys.operation(predecessor.removeprefix("operations/"))
-
-        def ended() -> bool:
-            stored = context.view.operations.get(key)
-            return stored is None or stored.value.phase.ended
-
-        while not await context.view.wait_for(ended, timeout_s=5.0):
-            pass  # The step's own deadline bounds this.
-    return Advance()

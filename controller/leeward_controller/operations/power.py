@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from leeward.agent.api import AgentApi
 from leeward.agent.types import GuestState, RebootMode
 from leeward.errors import FailedPrecondition
 from leeward_controller.domain.instance import Instance, InstanceState
@@ -25,7 +24,7 @@ async def stop(context: StepContext) -> Advance:
     """Ask the guest to shut down; kill it when its time is up."""
     arguments = context.operation.arguments
     assert isinstance(arguments, StopArguments)
-    agent = _agent(context)
+    agent = context.agent(_node(context))
     await agent.stop_guest(context.caller, uid=context.instance.uid, grace_period_s=arguments.grace_period_s)
     return Advance(instance=lambda instance: replace(instance, state=InstanceState.STOPPED, fault=""))
 
@@ -34,7 +33,7 @@ async def reboot(context: StepContext) -> Advance:
     """Restart the guest: softly if asked and it listens, else hard; one that does not run is started."""
     arguments = context.operation.arguments
     assert isinstance(arguments, RebootArguments)
-    agent = _agent(context)
+    agent = context.agent_to_start(_node(context))
     status = await agent.get_guest(uid=context.instance.uid)
     note = RebootMode.HARD.value
     if status.state is GuestState.RUNNING:
@@ -50,17 +49,25 @@ async def reboot(context: StepContext) -> Advance:
     return Advance(work=replace(context.operation.work, note=note), instance=_booted(context.surroundings.clock.now()))
 
 
-def _agent(context: StepContext) -> AgentApi:
-    """The agent of the instance's node. Raises FailedPrecondition when it has none, and what `agent` raises."""
+async def stop_again(context: StepContext) -> Advance:
+    """What may have been started is stopped, unless it was meant to run before."""
+    if context.instance.node and context.instance.state is not InstanceState.ACTIVE:
+        agent = context.agent(context.instance.node)
+        await agent.stop_guest(context.caller, uid=context.instance.uid, grace_period_s=0.0)
+    return Advance()
+
+
+def _node(context: StepContext) -> str:
+    """The instance's node. Raises FailedPrecondition when it has none."""
     instance = context.instance
     if not instance.node:
         why = f"{instance.name} is on no node: it never came to run ({instance.fault or 'no cause is recorded'})"
         raise FailedPrecondition(why, reason="NO_NODE", resource=instance.name)
-    return context.agent(instance.node)
+    return instance.node
 
 
 async def _boot(context: StepContext) -> None:
-    agent = _agent(context)
+    agent = context.agent_to_start(_node(context))
     spec = context.instance.guest_spec()
     await agent.claim_run_epoch(context.caller, spec=spec)
     await agent.start_guest(context.caller, spec=spec)
@@ -70,6 +77,9 @@ def _booted(now: datetime) -> Callable[[Instance], Instance]:
     return lambda instance: replace(instance, state=InstanceState.ACTIVE, fault="", last_boot_time=now)
 
 
-START = Definition(type=OperationType.START, steps=(Step("start", start, deadline_s=120.0),))
+START = Definition(type=OperationType.START, steps=(Step("start", start, undo=stop_again, deadline_s=120.0),))
 STOP = Definition(type=OperationType.STOP, steps=(Step("stop", stop, deadline_s=_LONGEST_GRACE_S + 60.0),))
-REBOOT = Definition(type=OperationType.REBOOT, steps=(Step("reboot", reboot, deadline_s=_LONGEST_GRACE_S + 60.0),))
+REBOOT = Definition(
+    type=OperationType.REBOOT,
+    steps=(Step("reboot", reboot, undo=stop_again, deadline_s=_LONGEST_GRACE_S + 60.0),),
+)

@@ -11,6 +11,7 @@ from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import NodeAllocation
 from leeward_controller.domain.operation import Operation
 from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.predecessors import unfinished
 from leeward_controller.operations.step import Advance
 from leeward_controller.records import ALLOCATIONS, INSTANCES, OPERATIONS, Commit, Stored
 from leeward_controller.scheduler.candidates import candidate
@@ -107,9 +108,17 @@ class Recorder:
             return
         changed = advance.instance(found.value) if advance.instance else found.value
         if new.phase.ended and changed.current_operation == new.name:
-            changed = replace(changed, current_operation="")
+            changed = replace(changed, current_operation=await self._left_running(commit, new))
         if changed != found.value:
             commit.replace(found, replace(changed, update_time=self._surroundings.clock.now()))
+
+    async def _left_running(self, commit: Commit, new: Operation) -> str:
+        """What an operation leaves behind that ends before the one it interrupted: that one, as long as it runs."""
+        left = await unfinished(self._records, new)
+        if left is None:
+            return ""
+        commit.unchanged(left)
+        return left.value.name
 
     async def _compose_reservation(self, commit: Commit, new: Operation, advance: Advance) -> None:
         assert advance.reservation is not None

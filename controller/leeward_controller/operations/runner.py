@@ -108,7 +108,10 @@ class OperationRunner:
         try:
             await driver.run()
         except Superseded as error:
+            # If it is still this replica's (the agent saw a claim by which an operation before it was adopted), it is
+            # claimed anew, and then has the highest claim.
             log.info("operation.superseded", operation=operation.name, why=str(error))
+            await self._surroundings.clock.sleep(0.2)
         except LeewardError as error:
             log.error("operation.driver_failed", operation=operation.name, error=error.message, exc_info=True)
             await self._surroundings.clock.sleep(1.0)
@@ -121,6 +124,7 @@ class OperationRunner:
             self._left_at[operation_id] = driver.stored.revision
             self._caught_up(self._surroundings.view.operations.get(keys.operation(operation_id)))
         self.progress.pop(operation_id, None)
+        self._reconsider(keys.operation(operation_id))
 
     def _tell(self, operation_id: str, progress: MigrationProgress) -> None:
         self.progress[operation_id] = progress

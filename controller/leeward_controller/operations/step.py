@@ -17,6 +17,9 @@ class Advance:
     `instance` maps the instance as it is at that moment to what it becomes, so a step never writes over a change that
     it has not seen. `reserve` and `release` change what is held on nodes; a reservation is checked against what is
     there by `fits`, which raises when it is too late.
+
+    An undo that finds its step done, and beyond taking back, says so by `is_done_after_all`: the operation then goes
+    forward from there.
     """
 
     work: Work | None = None
@@ -26,6 +29,7 @@ class Advance:
     reservation: Reservation | None = None
     release_from: tuple[str, ...] = ()
     skip_rest: bool = False
+    is_done_after_all: bool = False
 
 
 Act = Callable[[StepContext], Coroutine[Any, Any, Advance]]
@@ -35,9 +39,11 @@ Act = Callable[[StepContext], Coroutine[Any, Any, Advance]]
 class Step:
     """One step. `undo` takes back what `act` may have done, also when `act` was cut off half-way.
 
-    A step that `commits` is the point of no return: once it is done the operation only goes forward. One that
-    `handles_cancel` sees `context.cancelled` itself; others are simply stopped when a cancellation comes before the
-    commit point.
+    A step that `commits` is the point of no return: once it is done the operation only goes forward. `deadline_s`
+    bounds the steps up to there. Behind it, and when undoing, giving up would leave the record untrue (a guest may run
+    where nobody looks for it), so there a step is tried until what it needs is back, or its node is fenced;
+    `deadline_s` then bounds one try. A step that `handles_cancel` sees `context.cancelled` itself; others are simply
+    stopped when a cancellation comes before the commit point.
     """
 
     name: str

@@ -14,7 +14,8 @@ from leeward_controller.adapters.public.server import PublicServer
 from leeward_controller.core import ControllerCore
 from leeward_controller.domain.catalog import Flavor, Image
 from leeward_controller.records import Commit
-from leeward_controller.services.everything import build_services
+from leeward_controller.services.everything import Services, build_services
+from leeward_controller.services.operations import Peers
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 
 _ADMIN = Principal.of(Role.ADMIN, "dev")
@@ -32,13 +33,9 @@ class Served:
     address: str
 
 
-@asynccontextmanager
-async def serving(cluster: SimulatedCluster, name: str, *, listen: str) -> AsyncIterator[Served]:
-    """Start a controller of the cluster and serve its API on `listen` (port 0: any free one)."""
-    controller = cluster.add_controller(name, address=listen)
-    core = controller.start()
-    peers = GrpcPeers(tls=None)
-    services = build_services(
+def services_of(cluster: SimulatedCluster, core: ControllerCore, peers: Peers) -> Services:
+    """What a replica's public API is served from."""
+    return build_services(
         records=core.records,
         codec=StateCodec(),
         view=core.view,
@@ -50,6 +47,15 @@ async def serving(cluster: SimulatedCluster, name: str, *, listen: str) -> Async
         clock=cluster.clock,
         ids=cluster.ids,
     )
+
+
+@asynccontextmanager
+async def serving(cluster: SimulatedCluster, name: str, *, listen: str) -> AsyncIterator[Served]:
+    """Start a controller of the cluster and serve its API on `listen` (port 0: any free one)."""
+    controller = cluster.add_controller(name, address=listen)
+    core = controller.start()
+    peers = GrpcPeers(tls=None)
+    services = services_of(cluster, core, peers)
     server = PublicServer(services, addresses=[listen], tls=None, ids=cluster.ids, plaintext_principal=_ADMIN)
     host, _, _ = listen.rpartition(":")
     await server.start()

@@ -19,12 +19,13 @@ T = TypeVar("T")
 # Called with a member and the seconds it may take.
 Attempt = Callable[[Member, float], Coroutine[Any, Any, T]]
 
-REPEATABLE_DEADLINE_S = 5.0
+# Shorter than what clients of the public API grant one attempt, so that they are told why there is no answer.
+REPEATABLE_DEADLINE_S = 4.0
 # An attempt is given up before the whole call is, since etcd may hold a read for 7 s after it lost its leader.
 REPEATABLE_ATTEMPT_S = 1.5
 HEDGE_AFTER_S = 0.4
 CONNECT_S = 1.0
-FIND_MEMBER_S = 5.0
+FIND_MEMBER_S = 4.0
 # A proposal that its leader did not commit within an election or two is lost, so waiting longer helps nobody.
 WRITE_S = 2.0
 _PAUSE_S = 0.1
