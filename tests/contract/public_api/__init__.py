@@ -1,0 +1,1 @@
+"""What clients of the public API are promised: the real server, real controllers, simulated hosts."""
