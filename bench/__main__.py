@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bench import evacuation, idle, launch, machine, migration, reads, small
 from bench.plane import Plane, control_plane
+from bench.processes import busy_seconds
 from bench.report import Result, show, write
 from leeward.errors import LeewardError
 from leeward.logs import set_up_logs
@@ -47,13 +48,14 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _timed(name: str, work: Awaitable[Result], *, within_s: float, console: Console) -> Result:
-    began = time.monotonic()
+    began, busy_before_s = time.monotonic(), busy_seconds()
     try:
         async with asyncio.timeout(within_s):
             result = await work
     except _FAILURES as error:
         result = Result(name, "It could not be measured.", error=f"{type(error).__name__}: {_story(error)}")
     result.seconds = round(time.monotonic() - began, 1)
+    result.busy_cores = round((busy_seconds() - busy_before_s) / max(0.1, result.seconds), 2)
     show(result, console)
     return result
 

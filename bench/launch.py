@@ -1,7 +1,6 @@
 """Launches a second, and how long one takes, through the public API of two controllers."""
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass
 
@@ -43,7 +42,6 @@ async def measure(plane: Plane) -> Result:
         used_s = cpu_seconds(plane.pid(part)) - before[part]
         result.add(f"CPU of {part}", 1000 * used_s / len(timed), "ms a launch")
     result.add("CPU of the client", 1000 * (time.process_time() - own_before) / len(timed), "ms a launch")
-    result.details["cores_busy"] = round(os.getloadavg()[0], 2)
     return result
 
 

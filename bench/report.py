@@ -46,6 +46,7 @@ class Result:
     figures: list[Figure] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    busy_cores: float = 0.0  # Of the whole machine while it ran, whoever used them.
     error: str = ""
 
     def add(
@@ -62,10 +63,9 @@ class Result:
 
 def show(result: Result, console: Console) -> None:
     """Print one benchmark's figures."""
-    table = Table(
-        "FIGURE", "VALUE", "UNIT", "TARGET", title=f"{result.benchmark} ({result.seconds:.0f} s)", box=None,
-        title_justify="left", title_style="bold", padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    title = f"{result.benchmark} ({result.seconds:.0f} s, {result.busy_cores:.1f} cores busy)"
+    table = Table("FIGURE", "VALUE", "UNIT", "TARGET", title=title, box=None, padding=(0, 2, 0, 0))
+    table.title_justify, table.title_style = "left", "bold"
     for figure in result.figures:
         verdict = "" if figure.met is None else (" met" if figure.met else " MISSED")
         table.add_row(figure.name, _number(figure.value), figure.unit, figure.target + verdict)

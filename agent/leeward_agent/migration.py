@@ -291,6 +291,8 @@ async def _check_destination(peer: Peer, request: MigrationRequest) -> None:
     uid, pool_id = request.spec.uid, request.spec.pool_id
     if report.node != request.destination.node:
         raise WrongState(f"the agent at {request.destination.address} is that of {report.node}")
+    if request.destination.boot_id not in ("", report.boot_id):
+        raise WrongState(f"{report.node} was rebooted, and the controllers do not know of it yet")
     if report.draining:
         raise WrongState(f"the agent of {report.node} is stopping")
     if not any(pool.pool_id == pool_id and pool.healthy for pool in report.pools):

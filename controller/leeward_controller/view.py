@@ -118,9 +118,13 @@ class ClusterView:
                 return self._tables[kind.prefix].get(key)
         return None
 
-    def listen(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(key)` after each change that was taken in; it must be quick and must not raise."""
+    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener(key)` after each change that was taken in; it must be quick and must not raise.
+
+        Returns how to stop.
+        """
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     @contextmanager
     def following(self, key: str, told: Told) -> Iterator[None]:
@@ -244,7 +248,7 @@ class ClusterView:
 
     def _wake(self, changed: list[str]) -> None:
         for key in changed:
-            for listener in self._listeners:
+            for listener in tuple(self._listeners):
                 listener(key)
         event, self._changed = self._changed, asyncio.Event()
         event.set()

@@ -39,7 +39,6 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     made = Clusters(directory)
     yield made
     asyncio.run(made.destroy())
-    # Disks, logs and etcd's data are of no use when all went well, and take a few GiB over many runs.
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
 
 async def test_a_power_cut(lab: Lab) -> None:
     """Its guests run again elsewhere; the host comes back quarantined, and useful once it is released."""
-    lost, stopped = await asyncio.gather(lab.running("web-1", host="host-a"), lab.running("web-2", host="host-a"))
-    elsewhere = await lab.running("web-3", host="host-b")
+    lost, stopped, elsewhere = await asyncio.gather(
+        lab.running("web-1", host="host-a"), lab.running("web-2", host="host-a"), lab.running("web-3", host="host-c")
+    )
     untouched = elsewhere.only_process()
     await stopped.stop()
 
@@ -41,7 +42,7 @@ async def test_a_power_cut(lab: Lab) -> None:
     code, _ = await code_of(lab.launch("web-4", host="host-a"))
     assert code == "FAILED_PRECONDITION"
     await _uncordon(lab, "host-a")
-    again = await lab.running("web-5", host="host-a")
+    again = await lab.launch("web-5", host="host-a")
     assert again.only_process().host == "host-a"
 
 
@@ -111,7 +112,7 @@ async def test_a_host_without_storage_pauses_its_guests(lab: Lab) -> None:
     await until(lambda: _pool_healthy(lab, "host-b", healthy=False), what="the API telling of it", timeout_s=30)
     last = guest.last_tick()
     # Long enough for a proof, were one sought: the silence of its slot, as the others see it.
-    await lab.running("web-2", host="host-a")
+    await lab.launch("web-2", host="host-a")
     await _until_silent(lab, "host-b", 10.0)
     assert guest.last_tick() == last
     assert await lab.conditions() == before

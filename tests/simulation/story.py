@@ -16,6 +16,7 @@ from leeward_controller.domain.instance import Instance, InstanceState, Resource
 from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
+from leeward_controller.ports import Fence
 from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Stored
 from leeward_controller.services.everything import Services
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
@@ -67,16 +68,20 @@ class Story:
         self.lines.append(f"{self.now_s - self._began_s:9.3f}  {self.narrator.plain(line)}")
 
     async def begin(
-        self, *, store_hook: StoreHook = no_store_hook, agent_hook: CallHook | None = None
+        self,
+        *,
+        store_hook: StoreHook = no_store_hook,
+        agent_hook: CallHook | None = None,
+        fence: Fence | None = None,
     ) -> SimulatedController:
         """Power everything on and wait until it is ready; the hooks surround the first controller's calls."""
         self._telling = asyncio.ensure_future(self.narrator.run(self.cluster.store))
         for name in self.cluster.nodes:
             await self.power_on(name)
         first = self.cluster.add_controller(self._names[0])
-        first.start(store_hook=store_hook, agent_hook=agent_hook)
+        first.start(store_hook=store_hook, agent_hook=agent_hook, fence=fence)
         for name in self._names[1:]:
-            self.cluster.add_controller(name).start()
+            self.cluster.add_controller(name).start(fence=fence)
         size = ImageFile(DIGEST, 1024**2, 1024**3, DiskFormat.RAW)
         self.cluster.pool.images[DIGEST] = size
         await self.until(self._is_ready, within_s=30.0, what="all nodes are registered and guarded")
@@ -124,6 +129,12 @@ class Story:
             self.check()
             assert self.now_s < deadline_s, f"not within {within_s:g} s: {what}\n" + self.text()
             await self.clock.sleep(0.05)
+
+    async def until_time(self, seconds: float) -> None:
+        """Wait until so many seconds have passed since counting began."""
+        left_s = self._began_s + seconds - self.now_s
+        assert left_s >= 0, f"{seconds:g} s have passed already"
+        await self.clock.sleep(left_s)
 
     def text(self) -> str:
         """The log."""
@@ -192,10 +203,22 @@ class Story:
         stored: Stored[Instance] = self._records(INSTANCES.prefix, keys.instance(f"projects/p/instances/{name}"))
         return stored.value
 
+    def node(self, node: str) -> Node:
+        """A node's record as it is in the store."""
+        stored: Stored[Node] = self._records(NODES.prefix, keys.node(node))
+        return stored.value
+
     def condition(self, node: str) -> NodeCondition:
         """A node's condition as it is in the store."""
-        stored: Stored[Node] = self._records(NODES.prefix, keys.node(node))
-        return stored.value.condition
+        return self.node(node).condition
+
+    def operation(self, operation_id: str) -> Operation:
+        """An operation's record as it is in the store."""
+        return self._operation(keys.operation(operation_id))
+
+    def braked(self) -> bool:
+        """Whether the brake on evacuation is on."""
+        return keys.BRAKE in self.stored_keys(keys.BRAKE)
 
     def has_instance(self, name: str) -> bool:
         """Whether there is a record of it."""

@@ -6,6 +6,7 @@ first seed that breaks something ends it, with the command that replays it.
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from leeward.clock import Clock
+from leeward.errors import LeewardError
 from leeward_controller.domain.node import NodeCondition
 from leeward_controller.services.instances import Target
 from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
@@ -170,7 +172,8 @@ class Swarm:
     async def _uncordon(self) -> None:
         for node in sorted(self.story.cluster.nodes):
             if self.story.condition(node) is NodeCondition.QUARANTINED:
-                await self.story.services().nodes.uncordon(Target(f"nodes/{node}"))
+                with contextlib.suppress(LeewardError):  # It is tried again at the next look.
+                    await self.story.services().nodes.uncordon(Target(f"nodes/{node}"))
 
     def _check(self) -> None:
         self.story.check()

@@ -134,11 +134,14 @@ class HeartbeatService:
         return self._legitimacy.until_s if self._legitimacy else 0.0
 
     def may_start_guests(self, pool_id: str) -> bool:
-        """Whether a guest with its disk in that pool may be started now; where it is shared, the guard would kill it
-        after `legitimate_until_s`."""
+        """Whether a guest with its disk in that pool may be started now.
+
+        Where it is shared, the guard would kill it after `legitimate_until_s`; and the controllers must have been told
+        of this boot, since guests of a host that they only know from a boot before are restarted elsewhere.
+        """
         if not any(pool.pool_id == pool_id for pool in self.shared_pools()):
             return True
-        return self._clock.monotonic_s() < self.legitimate_until_s
+        return self._lease.published and self._clock.monotonic_s() < self.legitimate_until_s
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""

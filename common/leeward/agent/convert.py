@@ -195,13 +195,14 @@ def image_from_wire(wire: pb.ImageFile) -> ImageFile:
 
 
 def destination_to_wire(destination: MigrationDestination) -> pb.MigrationDestination:
-    return pb.MigrationDestination(node=destination.node, address=destination.address)
+    return pb.MigrationDestination(node=destination.node, address=destination.address, boot_id=destination.boot_id)
 
 
 def destination_of(request: pb.MigrateGuestRequest) -> MigrationDestination:
     """Where a migration goes. Raises InvalidArgument when it is missing."""
     _require(request, "destination")
-    return MigrationDestination(node=request.destination.node, address=request.destination.address)
+    wire = request.destination
+    return MigrationDestination(node=wire.node, address=wire.address, boot_id=wire.boot_id)
 
 
 def limits_to_wire(limits: MigrationLimits) -> pb.MigrationLimits:

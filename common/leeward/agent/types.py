@@ -158,10 +158,14 @@ class SlotObservation:
 
 @dataclass(frozen=True, slots=True)
 class MigrationDestination:
-    """Where a live migration goes: the node, and how its agent is reached."""
+    """Where a live migration goes: the node, how its agent is reached, and the boot of it that is meant (empty: any).
+
+    A guest that arrived in another boot than the cluster knows of would be taken for dead with the boot before.
+    """
 
     node: str
     address: str
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,9 +227,16 @@ class Executor:
         return bool(plan_placement(candidates(self._view), request, policy=self._surroundings.policy).ranked)
 
     async def _trim(self, node_id: str) -> None:
+        """Free what is held for instances that are not there, unless an operation has just reserved it."""
         stored = self._view.allocations.get(keys.allocation(node_id))
         if stored is None or not stored.value.reservations:
             return
         uids = {instance.value.uid for instance in self._view.instances_on(node_id)}
+        uids |= {
+            operation.value.instance_uid
+            for operation in self._view.operations.values()
+            if operation.value.work.target_node == node_id and not operation.value.phase.ended
+        }
         kept = tuple(r for r in stored.value.reservations if r.instance_uid in uids)
-        await self._commit(Commit().replace(stored, NodeAllocation(node_id, kept)))
+        if kept != stored.value.reservations:
+            await self._commit(Commit().replace(stored, NodeAllocation(node_id, kept)))

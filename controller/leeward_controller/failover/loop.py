@@ -49,14 +49,17 @@ class FailoverLoop:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        self._view.listen(self._notice)
-        while True:
-            try:
-                await self._once()
-            except LeewardError as error:
-                # The next look starts from what is true then; nothing was decided that is not in the store.
-                log.warning("failover.round_failed", error=error.message, reason=error.specific_reason)
-            await self._pause()
+        stop_listening = self._view.listen(self._notice)
+        try:
+            while True:
+                try:
+                    await self._once()
+                except LeewardError as error:
+                    # The next look starts from what is true then; nothing was decided that is not in the store.
+                    log.warning("failover.round_failed", error=error.message, reason=error.specific_reason)
+                await self._pause()
+        finally:
+            stop_listening()
 
     def _notice(self, key: str) -> None:
         if key.startswith((keys.LEASES, keys.NODES, keys.FENCES)):

@@ -71,6 +71,9 @@ class GuestSync:
         if lease is None:
             return
         agent = self._surroundings.agents.at(node=node_id, address=lease.report.address)
+        for stored in self._view.instances_on(node_id):
+            # What failed with an agent before this one, or before the host was rebooted, is tried anew at once.
+            self._not_before_s.pop(stored.value.uid, None)
         look = asyncio.ensure_future(self._look_again_and_again(node_id))
         try:
             async with aclosing(agent.watch_guests()) as statuses:

@@ -70,7 +70,8 @@ async def restart(context: StepContext) -> Advance:
             instance,
             node=work.target_node,
             last_boot_time=now if instance.state in _RUNS else instance.last_boot_time,
-        )
+        ),
+        release_from=(work.source_node,),
     )
 
 

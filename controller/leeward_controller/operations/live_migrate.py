@@ -89,13 +89,14 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
     target_lease = context.view.leases.get(work.target_node)
     if target_lease is None:
         raise NodeGone(f"nodes/{work.target_node} lost its heartbeat before the migration began")
+    report = target_lease.report
     canceller = asyncio.ensure_future(_cancel_when_asked(context))
     last = MigrationProgress(MigrationPhase.FAILED, error="the agent told no outcome")
     try:
         moments = source.migrate_guest(
             context.caller,
             spec=context.instance.guest_spec(),
-            destination=MigrationDestination(work.target_node, target_lease.report.address),
+            destination=MigrationDestination(work.target_node, report.address, report.boot_id),
             limits=MigrationLimits(
                 bandwidth_mib_s=arguments.bandwidth_mib_s,
                 max_downtime_ms=arguments.max_downtime_ms,

@@ -1,7 +1,9 @@
 """Where an instance goes: filters, then weights. Pure: the same snapshot and request give the same answer.
 
 Each filter answers why a node is out, in words an operator can act on; every rejected node keeps its first reason.
-Among the nodes that are left the one with the largest share of free memory wins ("spread"), and names break ties.
+Those that are left are ranked by their share of free memory ("spread"), names breaking ties. Many instances are placed
+in the same instant, by one replica or by several, when a node dies; each of them chooses among the nodes that are about
+as free as the best, so that they do not all want the same one.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +12,11 @@ from dataclasses import dataclass
 from leeward.errors import NodeUnfit, NoNodeFits, Violation
 from leeward_controller.domain.instance import Resources
 from leeward_controller.domain.node import NodeAllocation, NodeCondition
+
+_ALIKE = 0.05
+"""Nodes whose shares of free memory differ by less are taken to be as good as each other."""
+
+_LEAST_CHOICE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,14 @@ class PlacementPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The answer: the nodes that fit, best first, and why each other one does not."""
+    """The answer: the nodes that fit, best first, and why each other one does not.
+
+    The first `alike` of them are about as free as the best.
+    """
 
     ranked: tuple[str, ...]
     rejected: dict[str, str]
+    alike: int = 1
 
 
 def plan_placement(
@@ -67,16 +78,18 @@ def plan_placement(
             rejected[candidate.node] = reason
         else:
             fitting.append((-_free_share(candidate, policy), candidate.node))
-    return Placement(tuple(node for _, node in sorted(fitting)), rejected)
+    fitting.sort()
+    alike = sum(1 for less_free, _ in fitting if less_free <= fitting[0][0] + _ALIKE)
+    return Placement(tuple(node for _, node in fitting), rejected, alike)
 
 
 def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0.0) -> str:
-    """The node to take. `spread` in [0, 1) picks among the three best, so that replicas do not all want the same one.
+    """The node to take; `spread` in [0, 1) picks among those about as free as the best, and at least the best three.
 
     Raises NodeUnfit (the node asked for by name cannot take it), NoNodeFits (none can; one violation a node).
     """
     if placement.ranked:
-        best = placement.ranked[:3]
+        best = placement.ranked[: max(placement.alike, _LEAST_CHOICE)]
         return best[int(spread * len(best))]
     violations = [Violation("NODE", f"nodes/{node}", why) for node, why in sorted(placement.rejected.items())]
     if request.node:

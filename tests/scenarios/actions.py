@@ -1,0 +1,209 @@
+"""What each command of a scenario does."""
+
+from collections.abc import Callable
+
+from leeward.agent.types import RebootMode
+from leeward.errors import LeewardError
+from leeward_agent.storage.memory import PoolFault
+from leeward_controller.domain.operation import (
+    Arguments,
+    DeleteArguments,
+    LiveMigrateArguments,
+    Operation,
+    OperationType,
+    RebootArguments,
+    StartArguments,
+    StopArguments,
+)
+from leeward_controller.ports import Fence
+from leeward_controller.services.instances import Target
+from leeward_controller.services.nodes import shown_condition
+from leeward_lab.simulated.cluster import POOL_ID
+from leeward_lab.simulated.network import CONTROLLERS, STORE
+from tests.scenarios.script import verb
+from tests.simulation.story import ALICE, Story
+
+_AT_ONCE_S = 0.0
+
+
+class Actions:
+    """The commands, on one story. `fence` is what controllers are started with."""
+
+    def __init__(self, story: Story, fence: Fence) -> None:
+        self._story = story
+        self._cluster = story.cluster
+        self._network = story.cluster.network
+        self._fence = fence
+        self._last: dict[str, Operation] = {}
+
+    # What users ask for.
+
+    @verb("create {name}[ on {host}][ with {mib} MiB]")
+    async def create(self, name: str, host: str, mib: str) -> None:
+        await self._ask(name, lambda: self._story.create(name, node=host, memory_mib=int(mib or 1024)))
+
+    @verb("{what:start|stop|delete} {name}")
+    @verb("{what:reboot} {name}[ {mode:hard}]")
+    async def operate(self, what: str, name: str, mode: str = "") -> None:
+        table: dict[str, tuple[OperationType, Arguments]] = {
+            "start": (OperationType.START, StartArguments()),
+            "stop": (OperationType.STOP, StopArguments(grace_period_s=10.0)),
+            "delete": (OperationType.DELETE, DeleteArguments()),
+            "reboot": (OperationType.REBOOT, RebootArguments(RebootMode.HARD if mode else RebootMode.SOFT, 10.0)),
+        }
+        await self._ask(name, lambda: self._story.submit(name, *table[what]))
+
+    @verb("migrate {name}[ to {host}][ at {rate} MiB/s]")
+    async def migrate(self, name: str, host: str, rate: str) -> None:
+        arguments = LiveMigrateArguments(node=host, bandwidth_mib_s=int(rate or 0))
+        await self._ask(name, lambda: self._story.submit(name, OperationType.LIVE_MIGRATE, arguments))
+
+    @verb("cancel {name}")
+    async def cancel(self, name: str) -> None:
+        core = self._story.core().core
+        assert core is not None
+        running = self._story.instance(name).current_operation
+        try:
+            await core.submitter.cancel(running.removeprefix("operations/"), ALICE)
+        except LeewardError as error:
+            self._story.tell(f"refused: {error.message}")
+
+    async def _ask(self, name: str, ask: "Callable[[], object]") -> None:
+        try:
+            self._last[name] = await ask()  # type: ignore[misc]
+        except LeewardError as error:
+            self._story.tell(f"refused: {error.message}")
+
+    # What operators do.
+
+    @verb("uncordon {host}")
+    async def uncordon(self, host: str) -> None:
+        await self._story.services().nodes.uncordon(Target(f"nodes/{host}"))
+
+    @verb("cordon {host}")
+    async def cordon(self, host: str) -> None:
+        await self._story.services().nodes.cordon(Target(f"nodes/{host}"), reason="a scenario")
+
+    # What goes wrong.
+
+    @verb("power-off {host}")
+    async def power_off(self, host: str) -> None:
+        if host == "everything":
+            await self.kill_controllers()
+        for name in self._hosts(host):
+            await self._cluster.nodes[name].power_off()
+
+    @verb("power-on {host}")
+    async def power_on(self, host: str) -> None:
+        for name in self._hosts(host):
+            await self._story.power_on(name)
+        if host == "everything":
+            await self.start_controllers()
+
+    @verb("kill agent of {host}")
+    async def kill_agent(self, host: str) -> None:
+        await self._cluster.nodes[host].kill_agent()
+
+    @verb("start agent of {host}")
+    async def start_agent(self, host: str) -> None:
+        await self._cluster.nodes[host].start_agent()
+
+    @verb("kill controller {name}")
+    async def kill_controller(self, name: str) -> None:
+        chosen = self._story.narrator.leader if name == "leader" else name
+        self._story.tell(f"{chosen} is killed")
+        await self._cluster.controllers[chosen].kill()
+
+    @verb("start controller {name}")
+    async def start_controller(self, name: str) -> None:
+        self._cluster.controllers[name].start(fence=self._fence)
+
+    @verb("kill every controller")
+    async def kill_controllers(self) -> None:
+        for controller in self._cluster.controllers.values():
+            await controller.kill()
+
+    @verb("start every controller")
+    async def start_controllers(self) -> None:
+        for controller in self._cluster.controllers.values():
+            if controller.core is None:
+                controller.start(fence=self._fence)
+
+    @verb("partition {host} from {other}")
+    async def partition(self, host: str, other: str) -> None:
+        if other in ("storage", "everything"):
+            self._cluster.pool.faults[host] = PoolFault.HANGING
+            self._cluster.nodes[host].host.lose_storage(POOL_ID)
+        peers = {
+            "etcd": [STORE],
+            "controllers": [CONTROLLERS],
+            "storage": [],
+            "everything": [STORE, CONTROLLERS, *(name for name in self._cluster.nodes if name != host)],
+        }
+        for peer in peers.get(other, [other]):
+            self._network.cut(host, peer)
+
+    @verb("heal {host}")
+    async def heal(self, host: str) -> None:
+        if host in self._cluster.nodes:
+            self._cluster.pool.faults.pop(host, None)
+            self._cluster.nodes[host].host.restore_storage(POOL_ID)
+        for peer in [STORE, CONTROLLERS, *(name for name in self._cluster.nodes if name != host)]:
+            self._network.heal(host, peer)
+
+    @verb("crash {name}")
+    async def crash(self, name: str) -> None:
+        instance = self._story.instance(name)
+        self._cluster.nodes[instance.node].host.guest_crash(instance.uid)
+
+    @verb("shut down {name} from inside")
+    async def shut_down(self, name: str) -> None:
+        instance = self._story.instance(name)
+        self._cluster.nodes[instance.node].host.guest_power_off(instance.uid)
+
+    @verb("wait {seconds}")
+    async def wait(self, seconds: str) -> None:
+        await self._story.clock.sleep(float(seconds))
+
+    # What is to be seen.
+
+    @verb("expect {name} gone[ within {within}]")
+    async def expect_gone(self, name: str, within: str) -> None:
+        await self._until(lambda: not self._story.has_instance(name), within)
+
+    @verb("expect {name} on {hosts}[ within {within}]")
+    @verb("expect {name} {state:[A-Z_]+}[ on {hosts}][ within {within}]")
+    async def expect(self, name: str, hosts: str, within: str, state: str = "") -> None:
+        if name in self._cluster.nodes:
+            await self._until(lambda: shown_condition(self._story.node(name)) == state, within)
+            return
+
+        def there() -> bool:
+            if not self._story.has_instance(name):
+                return False
+            instance = self._story.instance(name)
+            runs = self._cluster.world.running_on(instance.uid)
+            in_place = not hosts or (instance.node in hosts.split("|") and (not runs or runs == [instance.node]))
+            runs_as_told = bool(runs) == (instance.state == "ACTIVE")
+            return in_place and runs_as_told and (not state or instance.state == state)
+
+        await self._until(there, within)
+
+    @verb("expect brake {position:on|off}[ within {within}]")
+    async def expect_brake(self, position: str, within: str) -> None:
+        await self._until(lambda: self._story.braked() == (position == "on"), within)
+
+    @verb("expect operation of {name} {phase:[A-Z]+}[ within {within}]")
+    async def expect_operation(self, name: str, phase: str, within: str) -> None:
+        await self._until(lambda: self._story.operation(self._last[name].id).phase == phase, within)
+
+    @verb("expect settled[ within {within}]")
+    async def expect_settled(self, within: str) -> None:
+        await self._until(lambda: not self._story.running_operations() and not self._story.unsettled(), within)
+
+    async def _until(self, condition: Callable[[], bool], within: str) -> None:
+        within_s = float(within or _AT_ONCE_S)
+        await self._story.until(condition, within_s=within_s, what="the expectation comes true")
+
+    def _hosts(self, host: str) -> list[str]:
+        return sorted(self._cluster.nodes) if host == "everything" else [host]
