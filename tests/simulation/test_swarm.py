@@ -3,15 +3,26 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from tests.simulation.swarm import run_seed
+from tests.simulation.swarm import quiet, run_seed
 
 _ROOT = Path(__file__).parents[2]
 _SEEDS = (*range(12), 12, 14, 25, 192, 232, 265, 282)
 """The first dozen, and some that found something once."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The parts' own logs take longer than what they tell of."""
+    before = structlog.get_config()
+    quiet()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("seed", _SEEDS)

@@ -28,7 +28,7 @@ from leeward.errors import (
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import Operation, OperationError, OperationPhase, StepRecord
 from leeward_controller.operations.context import StepContext, Surroundings
-from leeward_controller.operations.library import LIBRARY
+from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.recording import Recorder, Superseded
 from leeward_controller.operations.step import Act, Advance, Step
 from leeward_controller.records import INSTANCES, Stored
@@ -69,7 +69,7 @@ class Driver:
         self._recorder = recorder
         self._tell_progress = tell_progress
         self._claim_revision = stored.revision
-        self._definition = LIBRARY[stored.value.type]
+        self._definition = DEFINITIONS[stored.value.type]
         self._cancelled = asyncio.Event()
         self.notice(stored)
 

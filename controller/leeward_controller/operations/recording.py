@@ -88,10 +88,14 @@ class Recorder:
 
     async def _compose(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Commit:
         commit = Commit().replace(stored, new)
-        if advance.instance or advance.remove_instance or new.phase.ended:
-            await self._compose_instance(commit, new, advance)
+        instance = None
+        if advance.instance or advance.remove_instance or advance.reservation or new.phase.ended:
+            instance = await self._records.get(INSTANCES, keys.instance(new.instance))
+        if instance is not None and instance.value.uid == new.instance_uid:
+            # Else it was removed by a later operation, and this one only ends.
+            await self._compose_instance(commit, new, advance, instance)
         if advance.reservation is not None:
-            await self._compose_reservation(commit, new, advance)
+            await self._compose_reservation(commit, advance, instance)
         for node in dict.fromkeys(advance.release_from):
             await self._compose_release(commit, node, new.instance_uid)
         if new.phase.ended:
@@ -99,10 +103,9 @@ class Recorder:
             commit.put(keys.event(new.instance_uid, new.id), event)
         return commit
 
-    async def _compose_instance(self, commit: Commit, new: Operation, advance: Advance) -> None:
-        found = await self._records.get(INSTANCES, keys.instance(new.instance))
-        if found is None or found.value.uid != new.instance_uid:
-            return  # The instance was removed by a later operation; this one only ends.
+    async def _compose_instance(
+        self, commit: Commit, new: Operation, advance: Advance, found: Stored[Instance]
+    ) -> None:
         if advance.remove_instance:
             commit.remove(found)
             return
@@ -120,10 +123,9 @@ class Recorder:
         commit.unchanged(left)
         return left.value.name
 
-    async def _compose_reservation(self, commit: Commit, new: Operation, advance: Advance) -> None:
+    async def _compose_reservation(self, commit: Commit, advance: Advance, wanted: Stored[Instance] | None) -> None:
         assert advance.reservation is not None
         found = await self._allocation(advance.reserve_on)
-        wanted = await self._records.get(INSTANCES, keys.instance(new.instance))
         if wanted is not None:
             self._check_room(found.value, wanted.value)
         commit.replace(found, found.value.with_reservation(advance.reservation))

@@ -19,7 +19,7 @@ from leeward_controller.domain.operation import (
     Work,
 )
 from leeward_controller.domain.transitions import SOFT_REBOOT_FROM, check_allowed
-from leeward_controller.operations.library import LIBRARY
+from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.records import INSTANCES, OPERATIONS, Commit, Records, Stored
 
@@ -129,7 +129,7 @@ class Submitter:
             operation = stored.value
             if operation.phase.ended or operation.cancel_requested:
                 return
-            if LIBRARY[operation.type].past_commit(operation.step):
+            if DEFINITIONS[operation.type].past_commit(operation.step):
                 raise FailedPrecondition(
                     f"{operation.name} is past the point where it could be cancelled: {operation.step} is under way",
                     resource=operation.name,
@@ -149,7 +149,7 @@ class Submitter:
             instance_uid=instance.uid,
             arguments=arguments,
             phase=OperationPhase.RUNNING,
-            step=LIBRARY[wanted].steps[0].name,
+            step=DEFINITIONS[wanted].steps[0].name,
             requested_by=requester.principal,
             create_time=now,
             update_time=now,

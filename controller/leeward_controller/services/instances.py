@@ -23,7 +23,7 @@ from leeward_controller.domain.operation import (
     StartArguments,
     StopArguments,
 )
-from leeward_controller.operations.library import LIBRARY
+from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.records import FENCES, INSTANCES, NODES, Commit, Records, Stored
 from leeward_controller.services.checks import Checks, check_etag
@@ -266,7 +266,7 @@ class InstanceService:
             instance_uid=instance.uid,
             arguments=arguments,
             phase=OperationPhase.RUNNING,
-            step=LIBRARY[wanted].steps[0].name,
+            step=DEFINITIONS[wanted].steps[0].name,
             requested_by=requester.principal,
             create_time=now,
             update_time=now,

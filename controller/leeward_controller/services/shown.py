@@ -7,7 +7,7 @@ from leeward.agent.types import MigrationPhase, MigrationProgress
 from leeward.errors import NotFound
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import Operation, OperationPhase, OperationType
-from leeward_controller.operations.library import LIBRARY
+from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.records import INSTANCES, OPERATIONS, Records, Stored
 
@@ -29,7 +29,7 @@ class ShownOperation:
         """How much is done, 0 to 100; 100 only when it has succeeded."""
         if self.operation.phase is OperationPhase.SUCCEEDED:
             return 100
-        definition = LIBRARY[self.operation.type]
+        definition = DEFINITIONS[self.operation.type]
         begun = definition.index_of(self.operation.step)
         share = _share_of_migration(self.progress) if self.operation.step == "migrate" else 0.0
         return min(99, int(100 * (begun + share) / len(definition.steps)))

@@ -8,6 +8,6 @@ from leeward_controller.operations.live_migrate import LIVE_MIGRATE
 from leeward_controller.operations.power import REBOOT, START, STOP
 from leeward_controller.operations.step import Definition
 
-LIBRARY: dict[OperationType, Definition] = {
+DEFINITIONS: dict[OperationType, Definition] = {
     definition.type: definition for definition in (CREATE, START, STOP, REBOOT, DELETE, LIVE_MIGRATE, EVACUATE)
 }
