@@ -49,6 +49,7 @@ class Invariants:
         self._cluster: SimulatedCluster | None = None
         self._policy = PlacementPolicy()
         self._endings: dict[str, Ending] = {}
+        self._boots: dict[str, list[str]] = {}
         self._proved: set[tuple[str, str]] = set()
         self._instances: dict[str, Instance] = {}
 
@@ -56,6 +57,10 @@ class Invariants:
         """The cluster that this is about."""
         self._cluster = cluster
         self._policy = cluster.policy.placement
+
+    def boot(self, node: str, boot_id: str) -> None:
+        """A node begins a new life."""
+        self._boots.setdefault(node, []).append(boot_id)
 
     def check(self) -> None:
         """Raise what was found; not where it happened, for that is in the middle of somebody else's work."""
@@ -110,7 +115,9 @@ class Invariants:
         instance = self._instances.get(run.uid)
         if ending.cause not in _BY_ITSELF or instance is None or instance.state is InstanceState.BUILDING:
             return
-        proved = (old.node, old.boot_id) in self._proved
+        boots = self._boots.get(old.node, [])
+        since = boots[boots.index(old.boot_id) :]  # That a boot is over tells that those before it are.
+        proved = any((old.node, boot_id) in self._proved for boot_id in since)
         self._require(proved, f"{run.uid} was started on {run.node} without a proof for {old.node}")
 
     def _check_room(self, node: str) -> None:

@@ -90,7 +90,9 @@ class Story:
     async def power_on(self, node: str) -> None:
         """Boot a host."""
         await self.cluster.nodes[node].power_on()
-        self.narrator.boot(node, self.cluster.nodes[node].boot_id)
+        boot_id = self.cluster.nodes[node].boot_id
+        self.narrator.boot(node, boot_id)
+        self.invariants.boot(node, boot_id)
 
     async def end(self) -> None:
         """Stop everything, in order."""
