@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.support.public import IMAGE, Face, PublicLab
 
-WAIT_S = 30.0
+WAIT_S = 90.0
 PROGRAM = (sys.executable, "-m", "leeward.cli")
 
 
@@ -318,4 +318,8 @@ async def test_the_shell_completes_names(leeward: Shell) -> None:
         "COMP_WORDS": "leeward instance create web-1 --image t",
         "COMP_CWORD": "5",
     }
-    assert (await leeward()).out == "tiny\n"
+    async with asyncio.timeout(WAIT_S):
+        # A shell waits for no completion, so on a machine that is too busy there is none; the next try finds it.
+        while (shown := (await leeward()).out) == "":
+            pass
+    assert shown == "tiny\n"

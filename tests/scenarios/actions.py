@@ -1,6 +1,6 @@
 """What each command of a scenario does."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from leeward.agent.types import RebootMode
 from leeward.errors import LeewardError
@@ -68,9 +68,9 @@ class Actions:
         except LeewardError as error:
             self._story.tell(f"refused: {error.message}")
 
-    async def _ask(self, name: str, ask: "Callable[[], object]") -> None:
+    async def _ask(self, name: str, ask: Callable[[], Awaitable[Operation]]) -> None:
         try:
-            self._last[name] = await ask()  # type: ignore[misc]
+            self._last[name] = await ask()
         except LeewardError as error:
             self._story.tell(f"refused: {error.message}")
 

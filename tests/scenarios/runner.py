@@ -63,7 +63,10 @@ def play(directory: Path) -> str:
 
 
 async def _play(initial: Initial, lines: list[Line], log: list[str]) -> None:
-    story = Story(nodes=initial.hosts, controllers=initial.controllers, node_memory_mib=initial.host_memory_mib)
+    # Tenths of seconds: a store call more or less, of a millisecond each, is no other story.
+    story = Story(
+        nodes=initial.hosts, controllers=initial.controllers, decimals=1, node_memory_mib=initial.host_memory_mib
+    )
     fence = ScenarioFence(initial.fence, story, story.clock)
     await story.begin(fence=fence)
     for name, host in initial.instances.items():

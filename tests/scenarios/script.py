@@ -20,14 +20,6 @@ class Line:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A command's form and what it does; the named groups of the form are given to `act`, absent ones as ''."""
-
-    form: re.Pattern[str]
-    act: str
-
-
 class BadScript(Exception):
     """A line that is no command."""
 

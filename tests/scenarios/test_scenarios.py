@@ -1,5 +1,6 @@
 """Every directory here with a `commands` file is a scenario; what happens must be what `expected.log` says."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -17,7 +18,10 @@ def test_scenario(name: str) -> None:
     expected = _HERE / name / "expected.log"
     if os.environ.get("UPDATE") == "1":
         expected.write_text(log)
-    assert log.splitlines() == expected.read_text().splitlines()
+    told, seen = expected.read_text().splitlines(), log.splitlines()
+    if told != seen:
+        difference = difflib.unified_diff(told, seen, f"{name}/expected.log", "what happened now", lineterm="", n=2)
+        pytest.fail("\n".join([*difference, "UPDATE=1 pytest tests/scenarios keeps what happened now"]), pytrace=False)
 
 
 @pytest.mark.parametrize("name", _SCENARIOS)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from leeward import keys
 from leeward.agent.types import DiskFormat, ImageFile, Nic
@@ -17,7 +17,7 @@ from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
 from leeward_controller.ports import Fence
-from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, OPERATIONS, Stored
+from leeward_controller.records import ALLOCATIONS, INSTANCES, NODES, OPERATIONS, Kind
 from leeward_controller.services.everything import Services
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 from leeward_lab.simulated.link import CallHook
@@ -28,6 +28,8 @@ from leeward_lab.virtual_time import VirtualClock
 from tests.simulation.invariants import Invariants
 from tests.simulation.narrator import Narrator
 
+T = TypeVar("T")
+
 DIGEST = "ab" * 32
 ALICE = Requester(principal="client:alice")
 
@@ -36,9 +38,16 @@ class Story:
     """One run: a cluster, two controllers, instances, and a log in virtual time."""
 
     def __init__(
-        self, *, seed: int = 0, nodes: int = 3, controllers: int = 2, steps: bool = False, **cluster: Any
+        self,
+        *,
+        seed: int = 0,
+        nodes: int = 3,
+        controllers: int = 2,
+        steps: bool = False,
+        decimals: int = 3,
+        **cluster: Any,
     ) -> None:
-        """`steps` tells each step of an operation too; what else is given goes to the cluster."""
+        """`steps` tells each step of an operation too, `decimals` how exactly times are told; the rest is the cluster's."""
         self.rng = random.Random(seed)
         self.lines: list[str] = []
         self.clock = VirtualClock()
@@ -55,6 +64,7 @@ class Story:
         )
         self.invariants.watch(self.cluster)
         self._names = [f"control-{number}" for number in range(1, controllers + 1)]
+        self._decimals = decimals
         self._began_s = 0.0
         self._telling: asyncio.Task[None] | None = None
 
@@ -65,7 +75,7 @@ class Story:
 
     def tell(self, line: str) -> None:
         """Add a line to the log, with names for ids. Times count from when everything was ready."""
-        self.lines.append(f"{self.now_s - self._began_s:9.3f}  {self.narrator.plain(line)}")
+        self.lines.append(f"{self.now_s - self._began_s:9.{self._decimals}f}  {self.narrator.plain(line)}")
 
     async def begin(
         self,
@@ -197,18 +207,15 @@ class Story:
         return self._operation(key)
 
     def _operation(self, key: str) -> Operation:
-        stored: Stored[Operation] = self._records(OPERATIONS.prefix, key)
-        return stored.value
+        return self._record(OPERATIONS, key)
 
     def instance(self, name: str) -> Instance:
         """An instance's record as it is in the store."""
-        stored: Stored[Instance] = self._records(INSTANCES.prefix, keys.instance(f"projects/p/instances/{name}"))
-        return stored.value
+        return self._record(INSTANCES, keys.instance(f"projects/p/instances/{name}"))
 
     def node(self, node: str) -> Node:
         """A node's record as it is in the store."""
-        stored: Stored[Node] = self._records(NODES.prefix, keys.node(node))
-        return stored.value
+        return self._record(NODES, keys.node(node))
 
     def condition(self, node: str) -> NodeCondition:
         """A node's condition as it is in the store."""
@@ -226,13 +233,13 @@ class Story:
         """Whether there is a record of it."""
         return keys.instance(f"projects/p/instances/{name}") in self.stored_keys(keys.INSTANCES)
 
-    def _records(self, prefix: str, key: str) -> "Stored[object]":
-        kinds = {kind.prefix: kind for kind in (OPERATIONS, INSTANCES, ALLOCATIONS, FENCES, NODES)}
-        found = next((kv for kv in self._list(prefix) if kv.key == key), None)
+    def _record(self, kind: Kind[T], key: str) -> T:
+        found = next((kv for kv in self._list(kind.prefix) if kv.key == key), None)
         assert found is not None, f"{key} is not in the store"
-        kind = kinds[prefix]
-        value = StateCodec().decode(kind.type, found.value)
-        return Stored(key, value, found.mod_revision, found.create_revision)
+        return StateCodec().decode(kind.type, found.value)
+
+    def _all(self, kind: Kind[T]) -> list[T]:
+        return [StateCodec().decode(kind.type, found.value) for found in self._list(kind.prefix)]
 
     def _list(self, prefix: str) -> tuple[KeyValue, ...]:
         """The in-memory store answers without suspending, so one step of the coroutine is all of it."""
@@ -255,22 +262,15 @@ class Story:
 
     def instances(self) -> dict[str, Instance]:
         """All instances' records in the store, by uid."""
-        found: list[Stored[Instance]] = [self._records(INSTANCES.prefix, k) for k in self.stored_keys(keys.INSTANCES)]
-        return {stored.value.uid: stored.value for stored in found}
+        return {instance.uid: instance for instance in self._all(INSTANCES)}
 
     def allocations(self) -> dict[str, NodeAllocation]:
         """What is reserved, by node."""
-        found: list[Stored[NodeAllocation]] = [
-            self._records(ALLOCATIONS.prefix, k) for k in self.stored_keys(keys.ALLOCATIONS)
-        ]
-        return {stored.value.node: stored.value for stored in found}
+        return {allocation.node: allocation for allocation in self._all(ALLOCATIONS)}
 
     def running_operations(self) -> list[Operation]:
         """Those that have not ended."""
-        found: list[Stored[Operation]] = [
-            self._records(OPERATIONS.prefix, k) for k in self.stored_keys(keys.OPERATIONS)
-        ]
-        return [stored.value for stored in found if not stored.value.phase.ended]
+        return [operation for operation in self._all(OPERATIONS) if not operation.phase.ended]
 
     def unsettled(self) -> list[str]:
         """Where guests, records, reservations and disks do not tell one story; empty when all is well."""
@@ -288,11 +288,11 @@ class Story:
             placed = {i.name for i in recorded.values() if i.node == node}
             if held != placed:
                 wrong.append(f"{node} is reserved for {sorted(held)}, while {sorted(placed)} are on it")
-        for node in self.cluster.nodes.values():
-            for uid, guest in sorted(node.host.guests.items()):
+        for host in self.cluster.nodes.values():
+            for uid, guest in sorted(host.host.guests.items()):
                 known = recorded.get(uid)
-                if guest.active and (known is None or known.node != node.name):
-                    wrong.append(f"{uid} is {guest.state} on {node.name}, where it does not belong")
+                if guest.active and (known is None or known.node != host.name):
+                    wrong.append(f"{uid} is {guest.state} on {host.name}, where it does not belong")
         return [self.narrator.plain(line) for line in wrong]
 
     def check_settled(self) -> None:

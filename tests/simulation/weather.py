@@ -133,7 +133,8 @@ class WeatheredStore:
 
     async def revoke_lease(self, lease_id: int) -> None:
         await self._there()
-        await self._back(await self._store.revoke_lease(lease_id))
+        await self._store.revoke_lease(lease_id)
+        await self._back(None)
 
     async def compact(self, revision: int) -> None:
         await self._store.compact(revision)
