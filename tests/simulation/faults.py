@@ -79,6 +79,7 @@ class Faults:
             (1, self.store_outage),
             (4, self.bad_weather),
             (2, self.stall_watch),
+            (3, self.stop_controller),
             (3, self.bad_weather_at_agent),
             (2, self.crash_guest),
             (1, self.guest_shuts_down),
@@ -261,6 +262,17 @@ class Faults:
             weather.stalled = False
 
         return Begun(f"the watch of {name} stalls", end)
+
+    async def stop_controller(self) -> Begun:
+        """A replica's process is stopped, and goes on later where it was, not knowing how late it is."""
+        name = self._rng.choice(sorted(self._cluster.controllers))
+        weather = self._climate.at_store(name)
+        weather.held = True
+
+        async def end() -> None:
+            weather.held = False
+
+        return Begun(f"{name} is stopped", end)
 
     async def bad_weather_at_agent(self) -> Begun:
         """Calls to an agent are slow, fail, or lose their answers."""

@@ -47,7 +47,9 @@ class Story:
         decimals: int = 3,
         **cluster: Any,
     ) -> None:
-        """`steps` tells each step of an operation too, `decimals` how exactly times are told; the rest is the cluster's."""
+        """`steps` tells each step of an operation too, `decimals` how exactly to tell times; the rest is for the
+        cluster.
+        """
         self.rng = random.Random(seed)
         self.lines: list[str] = []
         self.clock = VirtualClock()

@@ -77,7 +77,7 @@ class Swarm:
             steps=True,
             clocks=clocks,
             wrap_store=climate.wrap_store,
-            agent_hook=climate.on_agent,
+            agent_hooks=climate.agent_hook,
             node_memory_mib=8192,
         )
         self._climate = climate

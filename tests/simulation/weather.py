@@ -25,11 +25,17 @@ class Weather:
     late: float = 0.0
     delay_s: float = 0.0
     stalled: bool = False  # Watches tell nothing meanwhile.
+    held: bool = False  # Nothing at all goes on: the caller's process is stopped.
 
     def clear(self) -> None:
         """Fair again."""
         self.fails = self.loses = self.late = self.delay_s = 0.0
-        self.stalled = False
+        self.stalled = self.held = False
+
+    async def pass_hold(self, clock: Clock) -> None:
+        """Wait while the caller is stopped."""
+        while self.held:
+            await clock.sleep(0.1)
 
 
 @dataclass(slots=True)
@@ -58,8 +64,12 @@ class Climate:
         """The store as that part has it."""
         return WeatheredStore(store, self.at_store(name), rng=self.rng, clock=self.clock)
 
-    async def on_agent(self, node: str, method: str) -> None:
-        """The hook around calls to agents."""
+    def agent_hook(self, controller: str) -> Callable[[str, str], Awaitable[None]]:
+        """The hook around a controller's calls to agents."""
+        return lambda node, method: self._on_agent(controller, node, method)
+
+    async def _on_agent(self, controller: str, node: str, method: str) -> None:
+        await self.at_store(controller).pass_hold(self.clock)
         weather = self.at_agent(node)
         if weather.delay_s:
             await self.clock.sleep(self.rng.uniform(0.0, weather.delay_s))
@@ -114,7 +124,7 @@ class WeatheredStore:
 
     async def _in_time(self, batches: AsyncIterator[WatchBatch]) -> AsyncIterator[WatchBatch]:
         async for batch in batches:
-            while self._weather.stalled:
+            while self._weather.stalled or self._weather.held:
                 await self._clock.sleep(0.1)
             await self._pass()
             yield batch
@@ -124,6 +134,7 @@ class WeatheredStore:
         return await self._back(await self._store.grant_lease(ttl_s))
 
     async def keep_alive(self, lease_id: int, *, deadline_s: float = 1.0) -> float:
+        await self._weather.pass_hold(self._clock)  # Deadlines do not pass either, for a process that is stopped.
         try:
             async with asyncio.timeout(deadline_s):
                 await self._there()
@@ -154,6 +165,7 @@ class WeatheredStore:
         return answer
 
     async def _pass(self) -> None:
+        await self._weather.pass_hold(self._clock)
         if self._weather.delay_s:
             await self._clock.sleep(self._rng.uniform(0.0, self._weather.delay_s))
 

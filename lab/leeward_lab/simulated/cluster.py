@@ -46,7 +46,7 @@ class SimulatedController:
         self.core = ControllerCore(
             store=cluster.linked_store(self.name, hook=store_hook),
             codec=StateCodec(),
-            agents=cluster.linked_agents(agent_hook),
+            agents=cluster.linked_agents(self.name, hook=agent_hook),
             fence=fence or NoFence(),
             clock=cluster.clock_of(self.name),
             ids=cluster.ids,
@@ -107,8 +107,8 @@ class SimulatedCluster:
     """All of it, not yet started. With `files`, guests write their console and boot count below that directory.
 
     `clocks` gives parts by name a clock of their own that runs a little fast or slow. `wrap_store(store, name)` may put
-    something between the store and the part of that name, beside the network. `agent_hook` surrounds what controllers
-    ask of agents.
+    something between the store and the part of that name, beside the network. `agent_hooks(name)` surrounds what the
+    controller of that name asks of agents.
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class SimulatedCluster:
         store_delay_s: float = 0.001,
         clocks: Mapping[str, Clock] | None = None,
         wrap_store: WrapStore | None = None,
-        agent_hook: CallHook = no_hook,
+        agent_hooks: Callable[[str], CallHook] = lambda _: no_hook,
         on_run_change: Callable[[str, str, bool, int], None] | None = None,
     ) -> None:
         self.clock, self.ids, self.rng = clock, ids, rng
         self._clocks = clocks or {}
         self._wrap_store = wrap_store
-        self._agent_hook = agent_hook
+        self._agent_hooks = agent_hooks
         self.policy = policy or Policy()
         self.timing = timing or SimulatedTiming()
         self.lease_ttl_s = lease_ttl_s
@@ -167,9 +167,9 @@ class SimulatedCluster:
             hook=hook,
         )
 
-    def linked_agents(self, hook: CallHook | None = None) -> LinkedAgents:
-        """The agents as controllers reach them."""
-        return LinkedAgents(self, hook or self._agent_hook)
+    def linked_agents(self, name: str = "", *, hook: CallHook | None = None) -> LinkedAgents:
+        """The agents as the controller of that name reaches them."""
+        return LinkedAgents(self, hook or self._agent_hooks(name))
 
     async def start_nodes(self) -> None:
         """Power on every host."""
