@@ -36,6 +36,7 @@ from leeward_controller.failover.model import (
 _C = NodeCondition
 _DOUBTED = frozenset({_C.SUSPECT, _C.ISOLATED, _C.FENCING})
 _OVER = frozenset({_C.FENCED, _C.EVACUATED})
+_CAME_BACK = "it came back after its instances were moved; uncordon it to use it again"
 
 
 def decide(snapshot: ClusterSnapshot, *, timing: Timing, brake: BrakePolicy) -> list[Decision]:
@@ -85,6 +86,9 @@ def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
         yield SetCondition(node.node, _C.READY, "it was rebooted; its guests are started again", adopt_report=True)
     elif node.condition in _DOUBTED:
         yield SetCondition(node.node, _C.READY, "its heartbeat is back", adopt_report=True)
+    elif node.condition in _OVER:
+        # A leader died between dropping the proof and saying so.
+        yield SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)
     elif node.report_changed:
         yield AdoptReport(node.node)
 
@@ -146,8 +150,7 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
     if node.lease_missing_s is None:
         yield TrimAllocation(node.node)
         yield ClearProof(node.node, node.known_boot_id)
-        reason = "it came back after its instances were moved; uncordon it to use it again"
-        yield SetCondition(node.node, _C.QUARANTINED, reason, adopt_report=True)
+        yield SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)
     elif node.condition is not _C.EVACUATED:
         yield TrimAllocation(node.node)
         yield SetCondition(node.node, _C.EVACUATED, "it is fenced and none of its instances is left on it")

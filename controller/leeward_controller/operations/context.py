@@ -60,13 +60,26 @@ class StepContext:
     def agent_to_start(self, node_id: str) -> AgentApi:
         """The agent of a node that is to start a guest.
 
-        A node that has come back is fenced until its instances are elsewhere: what was started there now would run
-        beside what is restarted elsewhere on the proof. Raises AgentUnavailable then, and what `agent` raises.
+        Raises what `check_may_receive` and `agent` raise.
         """
-        lease = self.view.leases.get(node_id)
-        if lease is not None and keys.fence(node_id, lease.report.boot_id) in self.view.fences:
-            raise AgentUnavailable(f"nodes/{node_id} is fenced: its instances are being restarted elsewhere")
+        self.check_may_receive(node_id)
         return self.agent(node_id)
+
+    def check_may_receive(self, node_id: str) -> None:
+        """Raises AgentUnavailable while a guest that came to run on the node could be taken for dead.
+
+        A node that has come back is fenced until its instances are elsewhere: what was started there now would run
+        beside what is restarted elsewhere on the proof. And the boot that is alive must be the recorded one, since a
+        proof for the recorded boot stands for all of the node's instances. A record's boot never goes back, so a view
+        that lags errs on the safe side.
+        """
+        lease, node = self.view.leases.get(node_id), self.view.nodes.get(keys.node(node_id))
+        if lease is None or node is None:
+            return
+        if keys.fence(node_id, lease.report.boot_id) in self.view.fences:
+            raise AgentUnavailable(f"nodes/{node_id} is fenced: its instances are being restarted elsewhere")
+        if lease.report.boot_id != node.value.report.boot_id:
+            raise AgentUnavailable(f"nodes/{node_id} was rebooted, and its record does not say so yet")
 
     def is_fenced(self, node_id: str) -> bool:
         """Whether the boot of this node that was last known is proved to be over."""

@@ -89,6 +89,7 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
     target_lease = context.view.leases.get(work.target_node)
     if target_lease is None:
         raise NodeGone(f"nodes/{work.target_node} lost its heartbeat before the migration began")
+    context.check_may_receive(work.target_node)
     report = target_lease.report
     canceller = asyncio.ensure_future(_cancel_when_asked(context))
     last = MigrationProgress(MigrationPhase.FAILED, error="the agent told no outcome")
