@@ -75,6 +75,16 @@ async def restart(context: StepContext) -> Advance:
     )
 
 
+async def leave_target(context: StepContext) -> Advance:
+    """Remove what may have been started, and let the epoch rise past the one that the target may have claimed.
+
+    The instance stays recorded on its node, which may come back and start it there: that takes an epoch of its own.
+    """
+    await remove_guest(context)
+    epoch = context.operation.work.run_epoch + 1
+    return Advance(instance=lambda instance: replace(instance, run_epoch=max(instance.run_epoch, epoch)))
+
+
 async def _clear_returned_source(context: StepContext) -> None:
     """Should the fenced boot have come back, see that it holds nothing of the guest.
 
@@ -92,7 +102,7 @@ EVACUATE = Definition(
     steps=(
         Step("wait_for_predecessor", wait_for_predecessor, deadline_s=120.0),
         Step("place", place, undo=release_target, deadline_s=30.0),
-        Step("restart", restart, undo=remove_guest, deadline_s=60.0),
+        Step("restart", restart, undo=leave_target, deadline_s=60.0),
     ),
     attempts=3,
 )
