@@ -12,7 +12,7 @@ LAB ?= .lab
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES_ANYWHERE := etcd-server etcd-client python3-venv
 PACKAGES_HOSTS := busybox-static cpio dosfstools fence-agents fdisk gcc iproute2 kmod libc6-dev libvirt-clients \
-	libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev mtools pkg-config python3-dev qemu-system-x86 qemu-utils \
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev mtools ovmf pkg-config python3-dev qemu-system-x86 qemu-utils \
 	syslinux syslinux-common tini xz-utils zstd
 
 .PHONY: help
@@ -68,6 +68,10 @@ up: venv  ## Start the demo's cluster and leave it running, for playing
 down:  ## Stop the cluster of `make up` and remove all it left
 	@$(BIN)/python -m leeward_lab.playground down --directory $(LAB)/playground
 
+.PHONY: tour
+tour: venv  ## Every operation on real guests through the command line, on the cluster of `make up` or one of its own
+	@$(BIN)/python -m leeward_lab.tour --playground $(LAB)/playground
+
 .PHONY: test
 test: venv  ## Run all tests: unit, contract, simulation, scenarios, real hosts
 	@$(BIN)/python -m pytest tests $(PYTEST_ARGS)
@@ -75,6 +79,10 @@ test: venv  ## Run all tests: unit, contract, simulation, scenarios, real hosts
 .PHONY: simulation
 simulation: venv  ## Run the simulation over many seeds (SEEDS=200), or replay one (SEED=7)
 	@$(BIN)/python -m tests.simulation.swarm $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+
+.PHONY: sequences
+sequences: venv  ## Run random sequences of every operation with failures (EXAMPLES=2000), decided by SEED=0
+	@$(BIN)/python -m tests.simulation.sequences --examples $(or $(EXAMPLES),2000) --seed $(or $(SEED),0)
 
 .PHONY: bench
 bench: venv  ## Measure, print a table, and write bench/results/latest.json
@@ -84,12 +92,16 @@ bench: venv  ## Measure, print a table, and write bench/results/latest.json
 protos: venv  ## Regenerate the stubs from protos/
 	@$(BIN)/python scripts/protos.py
 
+.PHONY: docs
+docs: venv  ## Write docs/operations.md from the transition table
+	@$(BIN)/python scripts/operations_page.py
+
 .PHONY: format
 format: venv  ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 .PHONY: check
-check: venv check-ruff check-mypy check-pyright check-imports check-protos  ## Run every static check
+check: venv check-ruff check-mypy check-pyright check-imports check-protos check-docs  ## Run every static check
 
 .PHONY: check-ruff
 check-ruff:  ## Style: ruff
@@ -112,6 +124,10 @@ check-protos:  ## Contract: buf lint, and stubs that match protos/
 	@$(BIN)/python scripts/protos.py --check
 	@set -e; image=$$(mktemp --suffix=.binpb); trap 'rm -f "$$image"' EXIT; \
 	  $(BIN)/python scripts/protos.py --descriptor-set "$$image"; $(BIN)/buf lint "$$image" --config buf.yaml && echo "buf lint: clean"
+
+.PHONY: check-docs
+check-docs:  ## Pages that are made from code match it
+	@$(BIN)/python scripts/operations_page.py --check
 
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches

@@ -24,9 +24,10 @@ def make_directories(settings: AgentSettings) -> None:
     try:
         settings.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.console_directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        settings.socket_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if settings.socket_owner:
-            os.chown(settings.socket_directory, pwd.getpwnam(settings.socket_owner).pw_uid, -1)
+        for directory in (settings.socket_directory, settings.console_socket_directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if settings.socket_owner:
+                os.chown(directory, pwd.getpwnam(settings.socket_owner).pw_uid, -1)
     except KeyError as error:
         raise InvalidArgument.field("socket_owner", f"there is no user {settings.socket_owner!r} here") from error
     except OSError as error:

@@ -14,7 +14,6 @@ import structlog
 
 from leeward import keys
 from leeward.agent.convert import decode_node_report, encode_node_report
-from leeward.agent.types import GuestState
 from leeward.clock import Clock, Ids, RandomIds
 from leeward.errors import InvalidArgument, LeewardError
 from leeward.identity import ETCD_SERVER_NAME, Principal, Role
@@ -24,8 +23,10 @@ from leeward.rpc.server_auth import current_principal
 from leeward.settings import load_settings
 from leeward.store.etcd import EtcdStore, EtcdTls
 from leeward.tls import TlsMaterial
+from leeward_agent.arrival import Arrivals
 from leeward_agent.claims import FileClaims
 from leeward_agent.core import Agent, NodeIdentity
+from leeward_agent.firmware import find_ovmf
 from leeward_agent.guard.client import SocketGuardClient
 from leeward_agent.guard.state import kernel_boot_id
 from leeward_agent.heartbeat.clock import BoottimeClock
@@ -34,12 +35,14 @@ from leeward_agent.host import accelerator, make_directories
 from leeward_agent.hypervisors.libvirt.driver import LibvirtHypervisor
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
-from leeward_agent.ports import Hypervisor
-from leeward_agent.reconcile import DirectoryQuarantine, Reconciler, highest_record
+from leeward_agent.peers import GrpcPeers
+from leeward_agent.ports import Hypervisor, Routes
+from leeward_agent.power import in_memory
+from leeward_agent.reconcile import DirectoryQuarantine, Reconciler
 from leeward_agent.server import AgentServer
 from leeward_agent.settings import ENVIRONMENT_PREFIX, AgentSettings
 from leeward_agent.storage.directory import DirectoryPool
-from leeward_agent.tunnel import TunnelRoutes
+from leeward_agent.tunnel import NativeRoutes, TunnelRoutes
 from leeward_agent.tunnel_server import TunnelServer, caller_is_agent_of
 
 _log = structlog.get_logger(__name__)
@@ -119,6 +122,7 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         pool = await DirectoryPool.open(directory, ids)
         stack.push_async_callback(pool.close)
         pools.append(pool)
+    _check_outside_pools(settings.console_directory, pools)
     hypervisor, migration_socket = await _hypervisor(settings, boot_id=boot_id, clock=clock, ids=ids)
     stack.push_async_callback(hypervisor.close)
     guard = SocketGuardClient(settings.guard_socket)
@@ -138,7 +142,7 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         report=lambda: agent.describe_node(),
         encode=encode_node_report,
         decode=decode_node_report,
-        guests=lambda: _running(hypervisor),
+        guests=lambda: _in_memory(hypervisor),
         ttl_s=settings.lease_ttl_s,
     )
     agent = Agent(
@@ -147,13 +151,14 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         pools=pools,
         claims=FileClaims(settings.state_directory / "claims", ids=ids),
         vitals=heartbeats,
-        routes=TunnelRoutes(node=settings.node, directory=settings.socket_directory, tls=tls),
+        routes=_routes(settings, tls),
+        peers=GrpcPeers(tls),
         clock=clock,
     )
     tunnels = TunnelServer(
         libvirt_socket=migration_socket,
         socket_directory=settings.socket_directory,
-        read_run_epoch=lambda uid: highest_record(pools, uid),
+        admit=Arrivals(pools, get_guest=hypervisor.get_guest).admit,
         check_caller=_caller_must_be if tls else _anyone,
     )
     quarantine = DirectoryQuarantine(settings.state_directory / "quarantine", ids=ids)
@@ -174,11 +179,28 @@ async def _hypervisor(settings: AgentSettings, *, boot_id: str, clock: Clock, id
         await simulated.listen(control)
         return simulated, control
     how = await accelerator(settings, boot=boot_id, clock=clock, ids=ids)
-    return LibvirtHypervisor(clock=clock, accelerator=how, uri=settings.libvirt_uri), settings.libvirt_socket
+    uefi = await asyncio.to_thread(find_ovmf)
+    libvirt = LibvirtHypervisor(
+        clock=clock, accelerator=how, uri=settings.libvirt_uri, uefi_code=uefi.code if uefi else None
+    )
+    return libvirt, settings.libvirt_socket
 
 
-async def _running(hypervisor: Hypervisor) -> tuple[str, ...]:
-    return tuple(guest.uid for guest in await hypervisor.list_guests() if guest.state is GuestState.RUNNING)
+def _routes(settings: AgentSettings, tls: TlsMaterial | None) -> Routes:
+    if settings.migration_transport == "tunnel":
+        return TunnelRoutes(node=settings.node, directory=settings.socket_directory, tls=tls)
+    if settings.hypervisor == "simulated":
+        raise InvalidArgument.field("migration_transport", "must be tunnel where guests are simulated")
+    return NativeRoutes(
+        libvirt_uri=settings.migration_libvirt_uri,
+        tls=settings.migration_tls,
+        connections=settings.migration_connections,
+        agent_tls=tls,
+    )
+
+
+async def _in_memory(hypervisor: Hypervisor) -> tuple[str, ...]:
+    return tuple(guest.uid for guest in await hypervisor.list_guests() if in_memory(guest))
 
 
 def _identity(settings: AgentSettings, *, boot_id: str, agent_id: str) -> NodeIdentity:
@@ -192,10 +214,20 @@ def _identity(settings: AgentSettings, *, boot_id: str, agent_id: str) -> NodeId
         lease_ttl_s=settings.lease_ttl_s,
         guard_delay_s=0.0,  # The heartbeats know, and put it into the report.
         console_directory=settings.console_directory,
+        console_socket_directory=settings.console_socket_directory,
         labels=settings.labels,
         vcpus=settings.vcpus,
         memory_mib=settings.memory_mib,
     )
+
+
+def _check_outside_pools(console_directory: Path, pools: Sequence[DirectoryPool]) -> None:
+    """QEMU holds its console log open, and the guard takes any open file below a shared pool's root for a disk there:
+    it would kill guests whose disks are local. Raises InvalidArgument.
+    """
+    for pool in pools:
+        if console_directory.resolve().is_relative_to(pool.root):
+            raise InvalidArgument.field("console_directory", f"must not lie in a pool, as it does in {pool.root}")
 
 
 def _load_tls(settings: AgentSettings) -> TlsMaterial | None:

@@ -2,84 +2,34 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import structlog
 
 from leeward.agent.types import (
-    GuestSpec,
     GuestState,
     GuestStatus,
-    MigrationDestination,
-    MigrationLimits,
     MigrationPhase,
     MigrationProgress,
     StopCause,
 )
 from leeward.clock import Clock
-from leeward.errors import AgentUnavailable, InternalError, LeewardError, WrongState
-from leeward_agent.ports import Hypervisor, Peer, Routes
+from leeward.errors import AgentUnavailable, FailedPrecondition, InternalError, LeewardError, WrongState
+from leeward_agent.migration_destination import check_destination, folders_of
+from leeward_agent.migration_job import ENDS, MigrationJob, MigrationRequest
+from leeward_agent.migration_outcome import SETTLE_TIMEOUT_S, Outcomes
+from leeward_agent.ports import FolderMove, Hypervisor, MigrationRoute, Routes
 from leeward_agent.power import Power, in_memory
+from leeward_agent.storage.port import Pool
 
 _log = structlog.get_logger(__name__)
 
 _REMEMBERED = 256
-_SETTLE_TIMEOUT_S = 30.0
-_POLL_S = 0.25
-_ENDS = frozenset({MigrationPhase.COMPLETED, MigrationPhase.FAILED, MigrationPhase.CANCELLED})
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationRequest:
-    """What is asked: the operation it is for, the guest, where to, and the bounds."""
-
-    operation: str
-    spec: GuestSpec
-    destination: MigrationDestination
-    limits: MigrationLimits
-
-
-class MigrationJob:
-    """One migration and what is known of it so far."""
-
-    def __init__(self, operation: str, uid: str) -> None:
-        self.operation = operation
-        self.uid = uid
-        self._latest = MigrationProgress(MigrationPhase.PREPARING)
-        self._version = 0
-        self._changed = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        return self._latest.phase in _ENDS
-
-    @property
-    def latest(self) -> MigrationProgress:
-        return self._latest
-
-    def tell(self, progress: MigrationProgress) -> None:
-        """Let all followers know."""
-        self._latest = progress
-        self._version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def follow(self) -> AsyncGenerator[MigrationProgress, None]:
-        """The latest progress, then each new one that the follower is quick enough for, up to the outcome."""
-        while True:
-            version, progress, changed = self._version, self._latest, self._changed
-            yield progress
-            if progress.phase in _ENDS:
-                return
-            if version == self._version:
-                await changed.wait()
-
-    async def end(self) -> MigrationProgress:
-        """Wait for the outcome."""
-        while not self.ended:
-            await self._changed.wait()
-        return self._latest
+# For how long a post-copy that broke is taken up again, and how often. Meanwhile the guest stands still, at the latest
+# when it needs a page that has not arrived.
+_MEND_TIMEOUT_S = 60.0
+_MEND_INTERVAL_S = 1.0
 
 
 # The destination belongs to it, so that an operation may try another one after a failure.
@@ -93,11 +43,15 @@ def _key(request: MigrationRequest) -> _Key:
 class Migrations:
     """Starts and remembers migrations. One guest has at most one that runs."""
 
-    def __init__(self, hypervisor: Hypervisor, power: Power, routes: Routes, *, clock: Clock) -> None:
+    def __init__(
+        self, hypervisor: Hypervisor, power: Power, routes: Routes, *, pools: Mapping[str, Pool], clock: Clock
+    ) -> None:
         self._hypervisor = hypervisor
         self._power = power
         self._routes = routes
+        self._pools = pools
         self._clock = clock
+        self._outcomes = Outcomes(hypervisor, power, clock=clock)
         self._jobs: OrderedDict[_Key, MigrationJob] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -137,16 +91,27 @@ class Migrations:
         return job
 
     async def cancel(self, uid: str) -> None:
-        """Ask the guest's migration to stop; no error when none runs."""
+        """Ask the guest's migration to stop; no error when none runs. Raises FailedPrecondition when it is too late."""
         await self._hypervisor.cancel_migration(uid)
 
     async def abandon(self, uid: str) -> None:
-        """Cancel the guest's migration, if one runs, and wait for its outcome, which may still be COMPLETED."""
+        """End the guest's migration, if one runs: cancel it, or wait for it where that is too late.
+
+        Afterwards it has ended, or has not within a while; whoever kills the guest then ends it too. The guest may have
+        arrived all the same.
+        """
         job = self.running(uid)
-        if job is not None:
+        if job is None:
+            return
+        try:
             await self.cancel(uid)
-            async with asyncio.timeout(_SETTLE_TIMEOUT_S * 2):
+        except FailedPrecondition as error:
+            _log.info("a migration is waited for", uid=uid, reason=error.message)
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
                 await job.end()
+        except TimeoutError:
+            _log.warning("a migration does not end", uid=uid, operation=job.operation)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for running migrations, at most `timeout_s`; then cancel those left, whose guests stay here."""
@@ -155,104 +120,89 @@ class Migrations:
         await asyncio.wait(self._tasks.values(), timeout=timeout_s)
         left = dict(self._tasks)
         for uid in left:
-            await self.cancel(uid)
+            try:
+                await self.cancel(uid)
+            except FailedPrecondition as error:
+                _log.info("a migration is waited for", uid=uid, reason=error.message)
         if left:
-            await asyncio.wait(left.values(), timeout=_SETTLE_TIMEOUT_S)
+            await asyncio.wait(left.values(), timeout=SETTLE_TIMEOUT_S)
 
     async def _migrate(self, job: MigrationJob, request: MigrationRequest, before: GuestStatus) -> None:
         async with self._routes.open(
             operation=request.operation, uid=job.uid, destination=request.destination
         ) as route:
-            await _check_destination(route.peer, request)
-            moments = self._hypervisor.migrate(
-                request.spec,
-                destination=request.destination.node,
-                transport=route.transport,
-                limits=request.limits,
-            )
-            outcome = await self._follow(job, moments)
-            job.tell(await self._settle(job.uid, route.peer, outcome, was=before.state))
+            report = await check_destination(route.peer, request)
+            folders = folders_of(self._pool(request), report, request)
+            outcome = await self._follow(job, self._begin(request, route, folders))
+            outcome = await self._mend(job, request, route, outcome)
+            job.tell(await self._outcomes.settle(job.uid, route.peer, outcome, was=before.state))
 
     async def _rejoin(self, job: MigrationJob, request: MigrationRequest) -> None:
         """A migration that an earlier life of this agent began: follow it, then look who has the guest."""
-        moments = self._hypervisor.follow_migration(job.uid, timeout_s=request.limits.timeout_s)
+        moments = self._hypervisor.follow_migration(job.uid, limits=request.limits)
         outcome = await self._follow(job, moments)
         async with self._routes.open(
             operation=request.operation, uid=job.uid, destination=request.destination
         ) as route:
-            job.tell(await self._settle(job.uid, route.peer, outcome, was=GuestState.RUNNING))
+            outcome = await self._mend(job, request, route, outcome)
+            job.tell(await self._outcomes.settle(job.uid, route.peer, outcome, was=GuestState.RUNNING))
+
+    def _begin(
+        self, request: MigrationRequest, route: MigrationRoute, folders: FolderMove
+    ) -> AsyncIterator[MigrationProgress]:
+        return self._hypervisor.migrate(
+            request.spec,
+            destination=request.destination.node,
+            transport=route.transport,
+            folders=folders,
+            limits=request.limits,
+        )
+
+    async def _mend(
+        self, job: MigrationJob, request: MigrationRequest, route: MigrationRoute, outcome: MigrationProgress
+    ) -> MigrationProgress:
+        """Take a post-copy that broke up again, as long as both halves may still be there.
+
+        When that fails, this half is ended: the guest can run on neither host any more, and only its disk is left.
+        """
+        give_up_s = self._clock.monotonic_s() + _MEND_TIMEOUT_S
+        while outcome.phase is MigrationPhase.FAILED and await self._hypervisor.is_split(job.uid):
+            if self._clock.monotonic_s() >= give_up_s:
+                await self._power.kill(job.uid)
+                error = f"{outcome.error}; not mended within {_MEND_TIMEOUT_S:g} s, and ended here"
+                return replace(outcome, error=error)
+            _log.warning("post-copy broke, and is taken up again", uid=job.uid, error=outcome.error)
+            words = f"post-copy broke, and is taken up again: {outcome.error}"
+            job.tell(replace(outcome, phase=MigrationPhase.SWITCHING, decision=words, error=""))
+            await self._clock.sleep(_MEND_INTERVAL_S)
+            try:
+                report = await route.peer.describe_node()
+            except LeewardError as error:
+                _log.warning("the destination of a migration does not answer", uid=job.uid, error=error.message)
+                continue
+            folders = folders_of(self._pool(request), report, request)
+            outcome = await self._follow(job, self._begin(request, route, folders))
+        return outcome
+
+    def _pool(self, request: MigrationRequest) -> Pool:
+        """Where the guest's disks are on this host. Raises WrongState."""
+        pool = self._pools.get(request.spec.pool_id)
+        if pool is None:
+            raise WrongState(f"pool {request.spec.pool_id} of guest {request.spec.uid} is not on this host")
+        return pool
 
     async def _follow(self, job: MigrationJob, moments: AsyncIterator[MigrationProgress]) -> MigrationProgress:
         """Tell all but the outcome, which is answered."""
         progress = MigrationProgress(MigrationPhase.PREPARING)
         try:
             async for progress in moments:
-                if progress.phase not in _ENDS:
+                if progress.phase not in ENDS:
                     job.tell(progress)
         except LeewardError as error:
             return replace(progress, phase=MigrationPhase.FAILED, error=error.message)
-        if progress.phase not in _ENDS:
+        if progress.phase not in ENDS:
             return replace(progress, phase=MigrationPhase.FAILED, error="the hypervisor told no outcome")
         return progress
-
-    async def _settle(self, uid: str, peer: Peer, outcome: MigrationProgress, *, was: GuestState) -> MigrationProgress:
-        """The outcome after looking at both ends: what the hypervisor says can be wrong when a connection broke.
-
-        Its promise: COMPLETED only when nothing is left here, and the guest never stays paused here while it is known
-        that the destination does not have it.
-        """
-        status = await self._here(uid)
-        if outcome.phase is MigrationPhase.COMPLETED:
-            await self._power.forget(uid)
-            return outcome
-        if status.migrating:
-            return replace(outcome, phase=MigrationPhase.FAILED, error=_unsettled(outcome, status, None))
-        if status.state is GuestState.RUNNING:
-            return outcome
-        there = await self._ask(peer, uid)
-        if there is not None and there.state is GuestState.RUNNING and not there.migrating:
-            await self._power.forget(uid)
-            return replace(
-                outcome,
-                phase=MigrationPhase.COMPLETED,
-                error="",
-                decision="the connection broke in the last step, and the guest was found running on the destination",
-            )
-        if there is not None and there.state is GuestState.STOPPED and there.run_epoch >= status.run_epoch:
-            # It ran there and has ended since. The memory that is left here is older than its disk.
-            await self._power.forget(uid)
-            return replace(
-                outcome, phase=MigrationPhase.COMPLETED, error="", decision="it arrived, and has ended since"
-            )
-        if there is not None and not in_memory(there) and status.state is GuestState.PAUSED:
-            if was is GuestState.RUNNING:
-                await self._hypervisor.resume(uid)
-            return outcome
-        return replace(outcome, phase=MigrationPhase.FAILED, error=_unsettled(outcome, status, there))
-
-    async def _here(self, uid: str) -> GuestStatus:
-        """The guest as this host has it, once it does not migrate any more, or as it is after a while."""
-        deadline_s = self._clock.monotonic_s() + _SETTLE_TIMEOUT_S
-        while (status := await self._hypervisor.get_guest(uid)).migrating:
-            if self._clock.monotonic_s() >= deadline_s:
-                break
-            await self._clock.sleep(_POLL_S)
-        return status
-
-    async def _ask(self, peer: Peer, uid: str) -> GuestStatus | None:
-        """The guest as the destination has it, or None when it does not answer, or does not settle, in time."""
-        deadline_s = self._clock.monotonic_s() + _SETTLE_TIMEOUT_S
-        while True:
-            try:
-                status = await peer.get_guest(uid=uid)
-            except LeewardError as error:
-                _log.warning("the destination of a migration does not answer", uid=uid, error=error.message)
-            else:
-                if not status.migrating and status.state is not GuestState.PAUSED:
-                    return status
-            if self._clock.monotonic_s() >= deadline_s:
-                return None
-            await self._clock.sleep(_POLL_S)
 
     async def _is_there(self, request: MigrationRequest) -> bool:
         try:
@@ -283,27 +233,3 @@ class Migrations:
             _log.error("a migration ended unexpectedly", uid=job.uid, operation=job.operation, exc_info=error)
             error = InternalError(f"the migration of guest {job.uid} ended unexpectedly: {error!r}")
         job.tell(replace(job.latest, phase=MigrationPhase.FAILED, error=error.message))
-
-
-async def _check_destination(peer: Peer, request: MigrationRequest) -> None:
-    """Raises WrongState, in words, where the migration could only fail later and less clearly."""
-    report = await peer.describe_node()
-    uid, pool_id = request.spec.uid, request.spec.pool_id
-    if report.node != request.destination.node:
-        raise WrongState(f"the agent at {request.destination.address} is that of {report.node}")
-    if request.destination.boot_id not in ("", report.boot_id):
-        raise WrongState(f"{report.node} was rebooted, and the controllers do not know of it yet")
-    if report.draining:
-        raise WrongState(f"the agent of {report.node} is stopping")
-    if not any(pool.pool_id == pool_id and pool.healthy for pool in report.pools):
-        raise WrongState(f"{report.node} has no healthy access to pool {pool_id}, which holds the disk of guest {uid}")
-    there = await peer.get_guest(uid=uid)
-    if in_memory(there):
-        raise WrongState(f"guest {uid} is {there.state} on {report.node} already")
-
-
-def _unsettled(outcome: MigrationProgress, here: GuestStatus, there: GuestStatus | None) -> str:
-    other = "is not known" if there is None else f"is {there.state}"
-    return (
-        f"{outcome.error or 'the migration broke off'}; the guest is {here.state} here and {other} on the destination"
-    )

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import structlog
 from leeward.agent.types import GuestStatus
 from leeward.clock import Clock, Ids
 from leeward.errors import LeewardError, StorageError
+from leeward_agent.consoles import Consoles
 from leeward_agent.domain.right import has_lost_right
 from leeward_agent.ports import Hypervisor
 from leeward_agent.power import Power, in_memory
@@ -21,6 +23,12 @@ from leeward_agent.storage.port import Pool, RunEpochRecord
 from leeward_agent.turns import Turns
 
 _log = structlog.get_logger(__name__)
+
+# For how long the other half of a guest is waited for whose post-copy broke: longer than the source tries to mend it.
+_HALF_S = 90.0
+
+# How long nothing has been written to a console log before it is asked whether anybody has use for it.
+_QUIET = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,11 @@ class Reconciler:
         power: Power,
         turns: Turns,
         quarantine: Quarantine,
+        consoles: Consoles,
         clock: Clock,
         interval_s: float,
     ) -> None:
+        self._consoles = consoles
         self._node = node
         self._hypervisor = hypervisor
         self._pools = tuple(pools)
@@ -90,6 +100,7 @@ class Reconciler:
         self._quarantine = quarantine
         self._clock = clock
         self._interval_s = interval_s
+        self._halves: dict[str, float] = {}  # Since when each is known, on the monotonic clock.
 
     async def run(self) -> None:
         """Reconcile until cancelled. Trouble with one guest or pool leaves the others alone, and is tried again."""
@@ -105,18 +116,48 @@ class Reconciler:
         except LeewardError as error:
             _log.warning("guests cannot be listed", error=error.message)
             return
+        for uid in self._halves.keys() - {status.uid for status in guests}:
+            del self._halves[uid]
         for status in guests:
             try:
                 await self._look_at(status, held_up=status.uid in held_up)
             except LeewardError as error:
                 _log.warning("a guest could not be reconciled", uid=status.uid, error=error.message)
+        try:
+            await self._forget_logs(known=frozenset(status.uid for status in guests))
+        except LeewardError as error:
+            _log.warning("console logs could not be swept", error=error.message)
+
+    async def _forget_logs(self, *, known: frozenset[str]) -> None:
+        """Delete the console logs of guests that this host does not know and whose disks are in none of its pools.
+
+        A guest that has left for another host keeps the log of its time here for as long as it exists.
+        """
+        for uid in await self._consoles.quiet_logs(since=self._clock.now() - _QUIET):
+            if uid not in known and not any([await pool.has_disk(uid) for pool in self._pools]):
+                await self._consoles.remove(uid)
 
     async def _look_at(self, status: GuestStatus, *, held_up: bool) -> None:
         record = await highest_record(self._pools, status.uid)
-        if record is not None and has_lost_right(status, record, node=self._node):
+        if status.migrating and await self._is_lonely_half(status.uid):
+            await self._turns.run_unclaimed(status.uid, lambda: self._end_half(status.uid))
+        elif record is not None and has_lost_right(status, record, node=self._node):
             await self._turns.run_unclaimed(status.uid, lambda: self._put_aside(status.uid))
         elif held_up:
             await self._turns.run_unclaimed(status.uid, lambda: self._let_run_on(status.uid))
+
+    async def _is_lonely_half(self, uid: str) -> bool:
+        """Whether this host has held half of a guest, whose post-copy broke, for too long for it to become whole."""
+        if not await self._hypervisor.is_split(uid):
+            self._halves.pop(uid, None)
+            return False
+        now_s = self._clock.monotonic_s()
+        return now_s - self._halves.setdefault(uid, now_s) > _HALF_S
+
+    async def _end_half(self, uid: str) -> None:
+        if await self._hypervisor.is_split(uid):
+            _log.error("half of a guest, whose memory was split between hosts, is killed", uid=uid)
+            await self._power.kill(uid)
 
     async def _put_aside(self, uid: str) -> None:
         status = await self._hypervisor.get_guest(uid)

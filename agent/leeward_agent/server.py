@@ -21,6 +21,9 @@ POLICY = {
     # A migrating agent looks at the destination before and after, and is the only one to open tunnels.
     f"/{_SERVICE}/DescribeNode": _BOTH,
     f"/{_SERVICE}/GetGuest": _BOTH,
+    # What another agent copies from a pool that only this host has.
+    f"/{_SERVICE}/ReadImage": _BOTH,
+    f"/{_SERVICE}/ReadDisk": _BOTH,
     f"/{_SERVICE}/Tunnel": frozenset({Role.AGENT}),
 }
 PLAINTEXT_POLICY = {f"/{_SERVICE}/": _BOTH}

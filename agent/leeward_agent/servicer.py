@@ -9,22 +9,21 @@ from typing import Any, TypeAlias
 import grpc
 
 from leeward.agent import convert
-from leeward.agent.client import SEND_BYTES
 from leeward.agent.v1 import agent_pb2 as pb
-from leeward.agent.v1 import agent_pb2_grpc
 from leeward.errors import InvalidArgument
 from leeward_agent.core import Agent
+from leeward_agent.servicer_disks import DiskServicer
 from leeward_agent.streams import Streams
 from leeward_agent.tunnel_server import TunnelServer
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
+class AgentServicer(DiskServicer):
     """Errors go through to the server's interceptor. Long streams end with Draining when the agent stops."""
 
     def __init__(self, agent: Agent, tunnels: TunnelServer, streams: Streams) -> None:
-        self._agent = agent
+        super().__init__(agent)
         self._tunnels = tunnels
         self._streams = streams
 
@@ -49,43 +48,14 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         observations = await self._agent.observe_slots()
         return pb.ObserveSlotsResponse(observations=[convert.observation_to_wire(each) for each in observations])
 
-    async def StoreImage(
-        self, request_iterator: AsyncIterator[pb.StoreImageRequest], context: _Context
-    ) -> pb.StoreImageResponse:
-        first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise InvalidArgument.field("header", "must be the first message")
-        image = await self._agent.store_image(
-            pool_id=first.header.pool_id,
-            digest=first.header.digest,
-            format=convert.disk_format_from_wire(first.header.format),
-            size_bytes=first.header.size_bytes,
-            chunks=_image_chunks(request_iterator, context),
-        )
-        return pb.StoreImageResponse(image=convert.image_to_wire(image))
-
-    async def ReadImage(
-        self, request: pb.ReadImageRequest, context: _Context
-    ) -> AsyncGenerator[pb.ReadImageResponse, None]:
-        async for chunk in self._agent.read_image(
-            pool_id=request.pool_id, digest=request.digest, offset=request.offset
-        ):
-            yield pb.ReadImageResponse(chunk=chunk)
-
-    async def DeleteImage(self, request: pb.DeleteImageRequest, context: _Context) -> pb.DeleteImageResponse:
-        await self._agent.delete_image(pool_id=request.pool_id, digest=request.digest)
-        return pb.DeleteImageResponse()
-
-    async def CreateDisk(self, request: pb.CreateDiskRequest, context: _Context) -> pb.CreateDiskResponse:
-        await self._agent.create_disk(convert.caller_of(request), spec=convert.spec_of(request))
-        return pb.CreateDiskResponse()
-
     async def ClaimRunEpoch(self, request: pb.ClaimRunEpochRequest, context: _Context) -> pb.ClaimRunEpochResponse:
         await self._agent.claim_run_epoch(convert.caller_of(request), spec=convert.spec_of(request))
         return pb.ClaimRunEpochResponse()
 
     async def StartGuest(self, request: pb.StartGuestRequest, context: _Context) -> pb.StartGuestResponse:
-        guest = await self._agent.start_guest(convert.caller_of(request), spec=convert.spec_of(request))
+        guest = await self._agent.start_guest(
+            convert.caller_of(request), spec=convert.spec_of(request), paused=request.paused
+        )
         return pb.StartGuestResponse(guest=convert.status_to_wire(guest))
 
     async def StopGuest(self, request: pb.StopGuestRequest, context: _Context) -> pb.StopGuestResponse:
@@ -103,17 +73,33 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         )
         return pb.RebootGuestResponse(mode=convert.reboot_mode_to_wire(mode))
 
+    async def PauseGuest(self, request: pb.PauseGuestRequest, context: _Context) -> pb.PauseGuestResponse:
+        guest = await self._agent.pause_guest(convert.caller_of(request), uid=request.uid)
+        return pb.PauseGuestResponse(guest=convert.status_to_wire(guest))
+
     async def ResumeGuest(self, request: pb.ResumeGuestRequest, context: _Context) -> pb.ResumeGuestResponse:
         guest = await self._agent.resume_guest(convert.caller_of(request), uid=request.uid)
         return pb.ResumeGuestResponse(guest=convert.status_to_wire(guest))
 
+    async def SuspendGuest(self, request: pb.SuspendGuestRequest, context: _Context) -> pb.SuspendGuestResponse:
+        guest = await self._agent.suspend_guest(convert.caller_of(request), spec=convert.spec_of(request))
+        return pb.SuspendGuestResponse(guest=convert.status_to_wire(guest))
+
+    async def WakeGuest(self, request: pb.WakeGuestRequest, context: _Context) -> pb.WakeGuestResponse:
+        guest = await self._agent.wake_guest(convert.caller_of(request), spec=convert.spec_of(request))
+        return pb.WakeGuestResponse(guest=convert.status_to_wire(guest))
+
+    async def DiscardMemory(self, request: pb.DiscardMemoryRequest, context: _Context) -> pb.DiscardMemoryResponse:
+        await self._agent.discard_memory(convert.caller_of(request), spec=convert.spec_of(request))
+        return pb.DiscardMemoryResponse()
+
+    async def InjectNmi(self, request: pb.InjectNmiRequest, context: _Context) -> pb.InjectNmiResponse:
+        await self._agent.inject_nmi(convert.caller_of(request), uid=request.uid)
+        return pb.InjectNmiResponse()
+
     async def RemoveGuest(self, request: pb.RemoveGuestRequest, context: _Context) -> pb.RemoveGuestResponse:
         await self._agent.remove_guest(convert.caller_of(request), uid=request.uid)
         return pb.RemoveGuestResponse()
-
-    async def DeleteDisk(self, request: pb.DeleteDiskRequest, context: _Context) -> pb.DeleteDiskResponse:
-        await self._agent.delete_disk(convert.caller_of(request), spec=convert.spec_of(request))
-        return pb.DeleteDiskResponse()
 
     async def MigrateGuest(
         self, request: pb.MigrateGuestRequest, context: _Context
@@ -138,6 +124,19 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         chunk = await self._agent.read_console(uid=request.uid, offset=request.offset, limit_bytes=request.limit_bytes)
         return convert.console_to_wire(chunk)
 
+    async def AttachConsole(
+        self, request_iterator: AsyncIterator[pb.AttachConsoleRequest], context: _Context
+    ) -> AsyncGenerator[pb.AttachConsoleResponse, None]:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidArgument.field("header", "must be the first message")
+        output = self._agent.attach_console(
+            uid=first.header.uid, input=_console_input(request_iterator), take_over=first.header.take_over
+        )
+        async with aclosing(self._streams.until_draining(output)) as chunks:
+            async for chunk in chunks:
+                yield pb.AttachConsoleResponse(output=chunk)
+
     # gRPC also takes a coroutine that writes its answers itself, which the stubs do not know.
     async def Tunnel(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.TunnelFrame], context: _Context
@@ -145,12 +144,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         await self._tunnels.serve(request_iterator, context)
 
 
-async def _image_chunks(
-    requests: AsyncIterator[pb.StoreImageRequest], context: _Context
-) -> AsyncGenerator[bytes, None]:
-    """The bytes, asked for when they are first wanted: a client is not made to send an image that is there already."""
-    await context.send_initial_metadata((SEND_BYTES,))
+async def _console_input(requests: AsyncIterator[pb.AttachConsoleRequest]) -> AsyncGenerator[bytes, None]:
     async for request in requests:
-        if request.WhichOneof("part") != "chunk":
-            raise InvalidArgument.field("chunk", "must be all that follows the header")
-        yield request.chunk
+        if request.WhichOneof("part") != "input":
+            raise InvalidArgument.field("input", "must be all that follows the header")
+        yield request.input

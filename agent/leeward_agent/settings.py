@@ -49,8 +49,18 @@ class AgentSettings(BaseModel):
     """Unix sockets of migrations. Must be the same path on all hosts, and QEMU must be able to make sockets in it."""
     socket_owner: str = ""
     """The user that QEMU runs as, given the directory above; empty where that is root."""
+    migration_transport: Literal["tunnel", "native"] = "tunnel"
+    """How guests migrate: through the agents' own port and certificates, or directly between libvirts and QEMUs."""
+    migration_libvirt_uri: str = "qemu+tls://{host}/system"
+    """For native: how another host's libvirt is reached, `{host}` being where its agent is."""
+    migration_tls: bool = True
+    """For native: whether QEMU encrypts memory and disks, by `default_tls_x509_cert_dir` of its qemu.conf."""
+    migration_connections: int = Field(default=0, ge=0, le=255)
+    """For native: how many connections carry the memory side by side, except where post-copy is allowed; 0: one."""
     console_directory: Path = Path("/var/log/leeward/console")
     """Serial console logs. Must be the same path on all hosts, since a guest takes it along when it migrates."""
+    console_socket_directory: Path = Path("/run/leeward/console")
+    """Unix sockets of serial consoles. Must be the same path on all hosts; libvirt makes the sockets in it."""
     lease_ttl_s: int = Field(default=5, ge=2, le=600)
     """How long one renewal keeps the node alive; the same in the whole cluster."""
     drain_timeout_s: float = Field(default=20.0, ge=0)

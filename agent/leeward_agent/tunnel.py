@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -14,11 +15,12 @@ from leeward.agent.client import GrpcAgentClient, connect_agent
 from leeward.agent.types import MigrationDestination
 from leeward.agent.v1 import agent_pb2 as pb
 from leeward.errors import LeewardError, StorageError
+from leeward.rpc.channel import split_address
 from leeward.tls import TlsMaterial
-from leeward_agent.ports import MigrationRoute, MigrationTransport
+from leeward_agent.ports import MigrationRoute, MigrationTransport, NativeTransport
 from leeward_agent.splice import splice
 from leeward_agent.storage.names import checked_uid
-from leeward_agent.tunnel_server import memory_socket
+from leeward_agent.tunnel_server import disk_socket, memory_socket
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +29,32 @@ _CLOSING_S = 0.5
 _LONGEST_TUNNEL_S = 24 * 3600.0
 # sun_path in linux/un.h is 108 bytes with the terminating zero.
 _UNIX_PATH_MAX = 107
+
+
+@dataclass(frozen=True, slots=True)
+class NativeRoutes:
+    """Fulfils `Routes` past the agents: the fast way, which needs ports between hosts, and libvirt's own certificates.
+
+    `libvirt_uri` is that of any host's libvirt, with `{host}` for where its agent is reached.
+    """
+
+    libvirt_uri: str
+    tls: bool
+    connections: int
+    agent_tls: TlsMaterial | None
+
+    @asynccontextmanager
+    async def open(
+        self, *, operation: str, uid: str, destination: MigrationDestination
+    ) -> AsyncGenerator[MigrationRoute, None]:
+        """The way to the destination; unreachable, it shows at the first use of the peer, as AgentUnavailable."""
+        bare, _ = split_address(destination.address)
+        host = f"[{bare}]" if ":" in bare else bare
+        transport = NativeTransport(
+            libvirt_uri=self.libvirt_uri.format(host=host), host=host, tls=self.tls, connections=self.connections
+        )
+        async with connect_agent(destination.node, destination.address, self.agent_tls) as peer:
+            yield MigrationRoute(peer=peer, transport=transport)
 
 
 class TunnelRoutes:
@@ -48,12 +76,15 @@ class TunnelRoutes:
         transport = MigrationTransport(
             libvirt_socket=self._directory / f"{checked_uid(uid)}.libvirt",
             memory_socket=memory_socket(self._directory, uid),
+            disk_socket=disk_socket(self._directory, uid),
             destination_memory_socket=memory_socket(self._directory, uid),
+            destination_disk_socket=disk_socket(self._directory, uid),
         )
         async with connect_agent(destination.node, destination.address, self._tls) as peer:
             tunnels = {
                 transport.libvirt_socket: pb.TUNNEL_TARGET_LIBVIRT,
                 transport.memory_socket: pb.TUNNEL_TARGET_MEMORY,
+                transport.disk_socket: pb.TUNNEL_TARGET_DISK,
             }
             async with contextlib.AsyncExitStack() as stack:
                 for path, target in tunnels.items():

@@ -13,7 +13,6 @@ from leeward.errors import InvalidArgument, LeewardError, PermissionDenied
 from leeward.identity import Principal, Role
 from leeward_agent.splice import connect_unix, splice
 from leeward_agent.storage.names import checked_uid
-from leeward_agent.storage.port import RunEpochRecord
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger(__name__)
@@ -32,6 +31,11 @@ def memory_socket(directory: Path, uid: str) -> Path:
     return directory / f"{checked_uid(uid)}.memory"
 
 
+def disk_socket(directory: Path, uid: str) -> Path:
+    """Where QEMU takes a guest's disks on the destination, and where the source's QEMU sends them, by NBD."""
+    return directory / f"{checked_uid(uid)}.disk"
+
+
 def caller_is_agent_of(principal: Principal, source_node: str) -> None:
     """Raises PermissionDenied unless the principal is the agent of `source_node`."""
     if principal.role is not Role.AGENT or principal.name != source_node:
@@ -39,10 +43,9 @@ def caller_is_agent_of(principal: Principal, source_node: str) -> None:
 
 
 class TunnelServer:
-    """Leads a tunnel to this host's own libvirt, or to the QEMU that awaits the guest.
+    """Leads a tunnel to this host's own libvirt, or to the QEMU that awaits the guest and its disks.
 
-    The caller names a guest and never a path. It is let through only when the disk's run epoch record, read from the
-    pool, says that the guest is the calling node's to give.
+    The caller names a guest and never a path. `admit` raises PermissionDenied or FailedPrecondition to refuse it.
     """
 
     def __init__(
@@ -50,12 +53,12 @@ class TunnelServer:
         *,
         libvirt_socket: Path,
         socket_directory: Path,
-        read_run_epoch: Callable[[str], Awaitable[RunEpochRecord | None]],
+        admit: Callable[[pb.TunnelHeader], Awaitable[None]],
         check_caller: CheckCaller,
     ) -> None:
         self._libvirt_socket = libvirt_socket
         self._socket_directory = socket_directory
-        self._read_run_epoch = read_run_epoch
+        self._admit_header = admit
         self._check_caller = check_caller
 
     async def serve(self, frames: AsyncIterator[pb.TunnelFrame], context: _Context) -> None:
@@ -84,14 +87,13 @@ class TunnelServer:
         """The socket that the tunnel leads to."""
         uid = checked_uid(header.uid)
         self._check_caller(header.source_node)
-        record = await self._read_run_epoch(uid)
-        if record is None or record.node != header.source_node:
-            holder = "nobody" if record is None else record.node
-            raise PermissionDenied(f"guest {uid} is not {header.source_node}'s to migrate: {holder} may run it")
+        await self._admit_header(header)
         match header.target:
             case pb.TUNNEL_TARGET_LIBVIRT:
                 return self._libvirt_socket
             case pb.TUNNEL_TARGET_MEMORY:
                 return memory_socket(self._socket_directory, uid)
+            case pb.TUNNEL_TARGET_DISK:
+                return disk_socket(self._socket_directory, uid)
             case _:
                 raise InvalidArgument.field("header.target", "is not one that this version knows")

@@ -1,13 +1,13 @@
 """One mutating call at a time on each guest, and none by a caller that has been superseded."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
 
 from leeward.agent.types import Caller
-from leeward.errors import Draining, StaleClaim
+from leeward.errors import Cancelled, Draining, StaleClaim
 from leeward_agent.ports import Claims
 
 _T = TypeVar("_T")
@@ -21,15 +21,44 @@ class Turn:
         self.uid = uid
         self.caller = caller
         self._superseded_by = 0
+        self._given_up = False
+        self._over = asyncio.Event()
 
     def supersede(self, revision: int) -> None:
         """Tell the holder that a newer claim has come."""
         self._superseded_by = max(self._superseded_by, revision)
+        if self._superseded_by > self.caller.claim_revision:
+            self._over.set()
+
+    def give_up(self) -> None:
+        """Tell the holder that nobody waits for its work any more."""
+        self._given_up = True
+        self._over.set()
 
     def check(self) -> None:
-        """To be called between steps and while waiting. Raises StaleClaim once a newer claim has come."""
+        """To be called between steps and while waiting.
+
+        Raises StaleClaim once a newer claim has come, Cancelled once nobody waits any more.
+        """
         if self._superseded_by > self.caller.claim_revision:
             raise _stale(self.uid, self.caller, self._superseded_by)
+        if self._given_up:
+            raise Cancelled(f"{self.caller.operation} does not wait any more for what it asked of guest {self.uid}")
+
+    async def unless_over(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What the work answers. It is cancelled, and waited for, when the turn is over before; raises as `check`."""
+        working = asyncio.ensure_future(work)
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait((working, over), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                self.check()
+            return await working
+        finally:
+            over.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait((working,))
 
 
 class _Guest:
@@ -51,8 +80,10 @@ class Turns:
         self._running: set[asyncio.Task[Any]] = set()
         self._draining = False
 
-    async def run(self, uid: str, caller: Caller, work: Callable[[Turn], Awaitable[_T]]) -> _T:
-        """Admit the caller, wait for its turn, and do the work.
+    async def run(
+        self, uid: str, caller: Caller, work: Callable[[Turn], Awaitable[_T]], *, ends_with_caller: bool = False
+    ) -> _T:
+        """Admit the caller, wait for its turn, and do the work; `ends_with_caller`: its turn is over with the caller.
 
         Raises StaleClaim when a newer claim has been seen before or while waiting, Draining when the agent stops, and
         what the work raises. A newer claim also makes `Turn.check` raise in work that is under way.
@@ -63,10 +94,16 @@ class Turns:
         await self._admit(guest, uid, caller)
         # The work is a task of its own: cancelling it half-way would let the next turn begin beside a libvirt call
         # that is still under way in its thread.
-        task = asyncio.create_task(self._in_turn(guest, uid, caller, work))
+        turn = Turn(uid, caller)
+        task = asyncio.create_task(self._in_turn(guest, turn, work))
         self._running.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if ends_with_caller:
+                turn.give_up()
+            raise
 
     async def run_unclaimed(self, uid: str, work: Callable[[], Awaitable[_T]]) -> _T:
         """The agent's own work on a guest, in turn with that of callers. Raises what the work raises."""
@@ -92,9 +129,8 @@ class Turns:
             if guest.holder is not None:
                 guest.holder.supersede(caller.claim_revision)
 
-    async def _in_turn(self, guest: _Guest, uid: str, caller: Caller, work: Callable[[Turn], Awaitable[_T]]) -> _T:
+    async def _in_turn(self, guest: _Guest, turn: Turn, work: Callable[[Turn], Awaitable[_T]]) -> _T:
         async with guest.lock:
-            turn = Turn(uid, caller)
             turn.supersede(guest.highest or 0)
             turn.check()
             guest.holder = turn

@@ -129,7 +129,7 @@ class WrongState(FailedPrecondition):
 class Locked(FailedPrecondition):
     """The instance is locked against changes."""
 
-    reason = "LOCKED"
+    reason = "INSTANCE_LOCKED"
 
 
 class ResourceExhausted(LeewardError):

@@ -15,8 +15,12 @@ FENCES = ROOT + "fences/"
 IMAGES = ROOT + "images/"
 FLAVORS = ROOT + "flavors/"
 PROJECTS = ROOT + "projects/"
+ADMISSIONS = ROOT + "admissions/"
+GROUPS = ROOT + "groups/"
 EVENTS = ROOT + "events/"
 CONTROLLERS = ROOT + "controllers/"
+BACKUP_POLICIES = ROOT + "backup-policies/"
+BACKUP_RUNS = ROOT + "backup-runs/"
 LEADER = ROOT + "leader"
 BRAKE = ROOT + "brake"
 
@@ -64,6 +68,31 @@ def image(name: str) -> str:
 def flavor(flavor_id: str) -> str:
     """The record of a flavor."""
     return FLAVORS + flavor_id
+
+
+def backup_policy(name: str) -> str:
+    """The record of a backup policy; `name` is `projects/{project}/backupPolicies/{backup_policy}`."""
+    return BACKUP_POLICIES + name
+
+
+def backup_run(name: str) -> str:
+    """What is known of the last run of a backup policy; `name` is the policy's."""
+    return BACKUP_RUNS + name
+
+
+def group(name: str) -> str:
+    """The record of a group; `name` is `projects/{project}/groups/{group}`."""
+    return GROUPS + name
+
+
+def project(project_id: str) -> str:
+    """The record of a project: its limits."""
+    return PROJECTS + project_id
+
+
+def admission(project_id: str) -> str:
+    """Written with everything that a project's limits are checked for, so that two such checks cannot overlap."""
+    return ADMISSIONS + project_id
 
 
 def event(instance_uid: str, operation_id: str) -> str:

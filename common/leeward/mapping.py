@@ -2,13 +2,15 @@
 
 A dataclass and its message have the same field names; this module reads the dataclass's types and does the rest:
 
-* `StrEnum` is text, `datetime` is `google.protobuf.Timestamp`, `timedelta` is `google.protobuf.Duration`;
+* `StrEnum` is text, or an enum whose values have the members' names behind its own (`Color.RED`: `COLOR_RED`);
+* `datetime` is `google.protobuf.Timestamp`, `timedelta` is `google.protobuf.Duration`;
 * a dataclass is a message, a tuple is repeated, a dict is a map, `X | None` is a field that may be absent;
 * a union of dataclasses is a oneof of the field's name, whose members are found by their message's name.
 
 `check` compares a whole pair of types, so that a test can tell a field that exists on one side only.
 """
 
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 T = TypeVar("T")
@@ -31,7 +34,10 @@ def to_message(value: Any, message: Message) -> None:
 
 
 def from_message(kind: type[T], message: Message) -> T:
-    """The dataclass of type `kind` that `message` holds. Raises ValueError for an enum value that is not known."""
+    """The dataclass of type `kind` that `message` holds.
+
+    Raises ValueError for an enum value that is unspecified or not known, and for a oneof that is not set.
+    """
     key: Any = kind
     return kind(**{name: read(message) for name, read in _readers(key)})
 
@@ -86,12 +92,43 @@ def _writer(name: str, hint: Any) -> Callable[[Message, Any], None]:
         return lambda message, value: getattr(message, name).FromDatetime(value)
     if is_dataclass(hint):
         return lambda message, value: _write_nested(getattr(message, name), value)
+    if _is_enum(hint):
+        return lambda message, value: setattr(message, name, _wire_enum(message.DESCRIPTOR, name, value))
     return lambda message, value: setattr(message, name, value)
 
 
 def _write_nested(message: Message, value: Any) -> None:
     message.SetInParent()
     to_message(value, message)
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, StrEnum)
+
+
+def _wire_enum(descriptor: Any, name: str, value: StrEnum) -> int | str:
+    enum = descriptor.fields_by_name[name].enum_type
+    return value.value if enum is None else int(enum.values_by_name[_enum_prefix(enum) + value.name].number)
+
+
+@cache
+def _enum_prefix(enum: EnumDescriptor) -> str:
+    """`DiskFormat`: `DISK_FORMAT_`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
+
+
+def _enum_reader(name: str, kind: type[StrEnum]) -> Callable[[Message], Any]:
+    def read(message: Message) -> Any:
+        enum, value = message.DESCRIPTOR.fields_by_name[name].enum_type, getattr(message, name)
+        if enum is None:
+            return kind(value)
+        known = enum.values_by_number.get(value)
+        member = known.name.removeprefix(_enum_prefix(enum)) if known is not None else ""
+        if member not in kind.__members__:
+            raise ValueError(f"{name}: {value} is unspecified or not known as a {kind.__name__}")
+        return kind[member]
+
+    return read
 
 
 def _tuple_writer(name: str, item: Any) -> Callable[[Message, Any], None]:
@@ -132,6 +169,8 @@ def _reader(name: str, hint: Any) -> Callable[[Message], Any]:
         return lambda message: tuple(convert(element) for element in getattr(message, name))
     if typing.get_origin(hint) is dict:
         return lambda message: dict(getattr(message, name))
+    if _is_enum(hint):
+        return _enum_reader(name, hint)
     convert = _converter(hint)
     return lambda message: convert(getattr(message, name))
 

@@ -49,6 +49,19 @@ def project_image(name: str, *, field: str = "name") -> tuple[str, str]:
     return project_id, image_id
 
 
+def project_backup_policy(name: str, *, field: str = "name") -> tuple[str, str]:
+    """Project and policy id in `projects/{project}/backupPolicies/{backup_policy}`."""
+    pattern = ("projects", "{project}", "backupPolicies", "{backup_policy}")
+    project_id, policy_id = _parse(name, pattern, field=field)
+    return project_id, policy_id
+
+
+def project_group(name: str, *, field: str = "name") -> tuple[str, str]:
+    """Project and group id in `projects/{project}/groups/{group}`."""
+    project_id, group_id = _parse(name, ("projects", "{project}", "groups", "{group}"), field=field)
+    return project_id, group_id
+
+
 def node(name: str, *, field: str = "name") -> str:
     """The node id in `nodes/{node}`."""
     return _parse(name, ("nodes", "{node}"), field=field)[0]
@@ -75,3 +88,13 @@ def instance_name(project_id: str, instance_id: str) -> str:
 def image_name(project_id: str, image_id: str) -> str:
     """`projects/{project}/images/{image}`."""
     return f"projects/{project_id}/images/{image_id}"
+
+
+def backup_policy_name(project_id: str, policy_id: str) -> str:
+    """`projects/{project}/backupPolicies/{backup_policy}`."""
+    return f"projects/{project_id}/backupPolicies/{policy_id}"
+
+
+def group_name(project_id: str, group_id: str) -> str:
+    """`projects/{project}/groups/{group}`."""
+    return f"projects/{project_id}/groups/{group_id}"

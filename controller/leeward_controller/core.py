@@ -13,8 +13,14 @@ from leeward_controller.failover.loop import FailoverLoop
 from leeward_controller.failover.model import BrakePolicy, Timing
 from leeward_controller.failover.observe import SlotObservers
 from leeward_controller.failover.sync import GuestSync
-from leeward_controller.housekeeping import Housekeeping
+from leeward_controller.housekeeping.backups import Backups
+from leeward_controller.housekeeping.duty import Duty
+from leeward_controller.housekeeping.image_sweep import ImageSweep
+from leeward_controller.housekeeping.loop import Housekeeping
+from leeward_controller.housekeeping.old_operations import OldOperations
+from leeward_controller.housekeeping.timers import Timers
 from leeward_controller.leadership import Leadership
+from leeward_controller.operations.admission import Gatekeeper
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.operations.submit import Submitter
@@ -34,6 +40,7 @@ class Policy:
     brake: BrakePolicy = field(default_factory=BrakePolicy)
     controller_ttl_s: int = 5
     leader_ttl_s: int = 3
+    deleted_retention_s: float = 0.0
 
 
 class ControllerCore:
@@ -53,15 +60,23 @@ class ControllerCore:
         policy: Policy | None = None,
     ) -> None:
         self.policy = policy or Policy()
-        self._agents, self._fence, self._clock, self._ids = agents, fence, clock, ids
+        self._agents, self.fence, self._clock, self._ids = agents, fence, clock, ids
         self._address = address
         self._start_time = clock.now()
         self._id = ids.new()
         self.view = ClusterView(store=store, codec=codec, clock=clock)
         self.records = Records(store=store, codec=codec, ids=ids, clock=clock, known=self.view.known)
-        self._surroundings = Surroundings(self.records, self.view, agents, clock, rng, self.policy.placement)
-        self.runner = OperationRunner(controller_id=self._id, surroundings=self._surroundings)
-        self.submitter = Submitter(records=self.records, runner=self.runner, clock=clock, ids=ids)
+        self._surroundings = Surroundings(self.records, self.view, agents, clock, rng, self.policy.placement, fence)
+        self.runner = OperationRunner(
+            controller_id=self._id, surroundings=self._surroundings, children=lambda: self.submitter
+        )
+        self.submitter = Submitter(
+            records=self.records,
+            runner=self.runner,
+            gatekeeper=Gatekeeper(records=self.records, view=self.view),
+            clock=clock,
+            ids=ids,
+        )
         self._registration = HeldKey(
             key=keys.controller(self._id),
             value=self._identity,
@@ -95,7 +110,7 @@ class ControllerCore:
         executor = Executor(
             surroundings=self._surroundings,
             submitter=self.submitter,
-            fence=self._fence,
+            fence=self.fence,
             ids=self._ids,
             leader_epoch=epoch,
             controller_id=self._id,
@@ -109,8 +124,14 @@ class ControllerCore:
             brake=self.policy.brake,
         )
         sync = GuestSync(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch)
-        broom = Housekeeping(surroundings=self._surroundings, leader_epoch=epoch)
-        return (failover.run, sync.run, broom.run)
+        duties: tuple[Duty, ...] = (
+            OldOperations(surroundings=self._surroundings, leader_epoch=epoch),
+            Timers(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
+            Backups(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
+            ImageSweep(surroundings=self._surroundings),
+        )
+        housekeeping = Housekeeping(surroundings=self._surroundings, duties=duties)
+        return (failover.run, sync.run, housekeeping.run)
 
     def abandon(self) -> None:
         """Make the end of `run` that of a killed process: the keys are not given up but wait for their leases."""

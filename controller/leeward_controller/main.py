@@ -134,7 +134,9 @@ async def _build(
         submitter=core.submitter,
         agents=agents,
         peers=peers,
+        fence=core.fence,
         policy=core.policy.placement,
+        deleted_retention_s=core.policy.deleted_retention_s,
         clock=clock,
         ids=ids,
     )

@@ -13,11 +13,14 @@ from leeward import keys
 from leeward.clock import Clock, Ids
 from leeward.errors import Conflict, StoreIndefinite, StoreUnavailable
 from leeward.store.port import Condition, CreateRevisionIs, Delete, KeyValue, ModRevisionIs, Mutation, Put, Store
+from leeward_controller.domain.backup import BackupPolicy, BackupRun
 from leeward_controller.domain.catalog import Flavor, Image
 from leeward_controller.domain.cluster import Brake, Controller, InstanceEvent
+from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
 from leeward_controller.domain.operation import Operation
+from leeward_controller.domain.project import Admission, Project
 from leeward_controller.ports import Codec
 
 T = TypeVar("T")
@@ -38,8 +41,13 @@ ALLOCATIONS = Kind(NodeAllocation, keys.ALLOCATIONS)
 FENCES = Kind(FenceProof, keys.FENCES)
 IMAGES = Kind(Image, keys.IMAGES)
 FLAVORS = Kind(Flavor, keys.FLAVORS)
+GROUPS = Kind(Group, keys.GROUPS)
+PROJECTS = Kind(Project, keys.PROJECTS)
+ADMISSIONS = Kind(Admission, keys.ADMISSIONS)
 EVENTS = Kind(InstanceEvent, keys.EVENTS)
 CONTROLLERS = Kind(Controller, keys.CONTROLLERS)
+BACKUP_POLICIES = Kind(BackupPolicy, keys.BACKUP_POLICIES)
+BACKUP_RUNS = Kind(BackupRun, keys.BACKUP_RUNS)
 BRAKE = Kind(Brake, keys.BRAKE)
 
 ALL_KINDS: tuple[Kind[Any], ...] = (
@@ -50,8 +58,13 @@ ALL_KINDS: tuple[Kind[Any], ...] = (
     FENCES,
     IMAGES,
     FLAVORS,
+    GROUPS,
+    PROJECTS,
+    ADMISSIONS,
     EVENTS,
     CONTROLLERS,
+    BACKUP_POLICIES,
+    BACKUP_RUNS,
     BRAKE,
 )
 
@@ -108,6 +121,11 @@ class Commit:
     def unchanged(self, stored: "Stored[Any]") -> "Commit":
         """Require that a record is still as it was read."""
         self.conditions.append(ModRevisionIs(stored.key, stored.revision))
+        return self
+
+    def absent(self, key: str) -> "Commit":
+        """Require that a key does not exist."""
+        self.conditions.append(ModRevisionIs(key, 0))
         return self
 
     def alive(self, key: str, create_revision: int) -> "Commit":

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from leeward_controller.core import Policy
 from leeward_controller.failover.model import BrakePolicy, Timing
-from leeward_controller.scheduler.placement import PlacementPolicy
+from leeward_controller.scheduler.placement import PlacementPolicy, Ranking
 
 ENVIRONMENT_PREFIX = "LEEWARD_CONTROLLER_"
 
@@ -37,20 +37,33 @@ class ControllerSettings(BaseModel):
     controller_ttl_s: int = Field(default=5, ge=2, le=60)
     leader_ttl_s: int = Field(default=3, ge=2, le=60)
     drain_s: float = Field(default=5.0, ge=0, le=600, description="how long open calls may take at SIGTERM")
-    vcpu_overcommit: float = Field(default=4.0, gt=0, le=64)
-    reserved_memory_mib: int = Field(default=512, ge=0)
+    vcpu_overcommit: float = Field(default=4.0, gt=0, le=64, description="virtual processors for each one of a node")
+    reserved_memory_mib: int = Field(default=512, ge=0, description="kept from guests on each node")
+    memory_overcommit: float = Field(default=1.0, gt=0, le=16, description="memory promised for what is there")
+    disk_overcommit: float = Field(default=4.0, gt=0, le=64, description="disk promised for what is there; it is thin")
+    placement: Ranking = Field(default=Ranking.SPREAD, description="SPREAD over nodes, or PACK them full")
     margin_s: float = Field(default=0.5, ge=0.1, le=60, description="added to every bound that safety rests on")
     slot_fresh_s: float = Field(default=2.5, gt=0, le=60)
     brake_more_than: int = Field(default=1, ge=1)
     brake_at_least_share: float = Field(default=0.4, gt=0, le=1)
+    deleted_retention_s: float = Field(
+        default=0.0, ge=0, le=365 * 86_400, description="how long deleted instances can be brought back"
+    )
     fence: dict[str, FenceSettings] = Field(default_factory=dict, description="by node")
 
     def policy(self) -> Policy:
         """The same, as the core takes it."""
         return Policy(
-            placement=PlacementPolicy(self.vcpu_overcommit, self.reserved_memory_mib),
+            placement=PlacementPolicy(
+                vcpu_overcommit=self.vcpu_overcommit,
+                reserved_memory_mib=self.reserved_memory_mib,
+                memory_overcommit=self.memory_overcommit,
+                disk_overcommit=self.disk_overcommit,
+                ranking=self.placement,
+            ),
             timing=Timing(slot_fresh_s=self.slot_fresh_s, margin_s=self.margin_s),
             brake=BrakePolicy(self.brake_more_than, self.brake_at_least_share),
             controller_ttl_s=self.controller_ttl_s,
             leader_ttl_s=self.leader_ttl_s,
+            deleted_retention_s=self.deleted_retention_s,
         )

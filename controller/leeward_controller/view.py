@@ -17,16 +17,23 @@ from leeward.agent.types import NodeReport
 from leeward.clock import Clock
 from leeward.errors import Compacted, DataLoss, StoreUnavailable
 from leeward.store.port import Change, KeyValue, Store
+from leeward_controller.domain.backup import BackupPolicy, BackupRun
+from leeward_controller.domain.catalog import Image
 from leeward_controller.domain.cluster import Brake, Controller
+from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
 from leeward_controller.domain.operation import Operation
 from leeward_controller.ports import Codec
 from leeward_controller.records import (
     ALLOCATIONS,
+    BACKUP_POLICIES,
+    BACKUP_RUNS,
     BRAKE,
     CONTROLLERS,
     FENCES,
+    GROUPS,
+    IMAGES,
     INSTANCES,
     NODES,
     OPERATIONS,
@@ -38,7 +45,19 @@ T = TypeVar("T")
 Told = Callable[[int, Stored[Any] | None], None]
 log = structlog.get_logger()
 
-_WATCHED: tuple[Kind[Any], ...] = (ALLOCATIONS, BRAKE, CONTROLLERS, FENCES, INSTANCES, NODES, OPERATIONS)
+_WATCHED: tuple[Kind[Any], ...] = (
+    ALLOCATIONS,
+    BACKUP_POLICIES,
+    BACKUP_RUNS,
+    BRAKE,
+    CONTROLLERS,
+    FENCES,
+    GROUPS,
+    IMAGES,
+    INSTANCES,
+    NODES,
+    OPERATIONS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,11 @@ class ClusterView:
         return self._tables[ALLOCATIONS.prefix]
 
     @property
+    def groups(self) -> dict[str, Stored[Group]]:
+        """By key."""
+        return self._tables[GROUPS.prefix]
+
+    @property
     def controllers(self) -> dict[str, Stored[Controller]]:
         """By key."""
         return self._tables[CONTROLLERS.prefix]
@@ -97,6 +121,21 @@ class ClusterView:
     def fences(self) -> dict[str, Stored[FenceProof]]:
         """By key."""
         return self._tables[FENCES.prefix]
+
+    @property
+    def images(self) -> dict[str, Stored[Image]]:
+        """By key."""
+        return self._tables[IMAGES.prefix]
+
+    @property
+    def backup_policies(self) -> dict[str, Stored[BackupPolicy]]:
+        """By key."""
+        return self._tables[BACKUP_POLICIES.prefix]
+
+    @property
+    def backup_runs(self) -> dict[str, Stored[BackupRun]]:
+        """By key."""
+        return self._tables[BACKUP_RUNS.prefix]
 
     @property
     def brake(self) -> Stored[Brake] | None:

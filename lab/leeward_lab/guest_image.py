@@ -12,7 +12,7 @@ from pathlib import Path
 
 from leeward_lab.guest.commands import LabError, run_tool
 from leeward_lab.guest.disk import write_disk
-from leeward_lab.guest.initrd import BUSYBOX, INIT_SCRIPT, build_initrd
+from leeward_lab.guest.initrd import BUSYBOX, CHURN_SCRIPT, INIT_SCRIPT, build_initrd
 from leeward_lab.guest.kernel import fetch_kernel
 
 
@@ -22,17 +22,18 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "leeward-lab"
 
 
-def build_guest_image(destination: Path, *, cache_dir: Path, ballast_mib: int = 0) -> Path:
+def build_guest_image(destination: Path, *, cache_dir: Path, ballast_mib: int = 0, churn_mib: int = 0) -> Path:
     """Write the image to `destination` and return that: qcow2 if so named, else raw.
 
-    The guest fills `ballast_mib` of its memory with data before its first tick, for migrations with something to carry.
+    The guest fills `ballast_mib` of its memory with data before its first tick, for migrations with something to carry,
+    and writes `churn_mib` of it over and over, for migrations that cannot keep up.
 
     The same sources and tools give the same bytes, so the content digest is stable. The first build downloads the
     kernel into `cache_dir` (27 MB through apt); later ones copy the finished image from there in an instant.
     Raises `LabError` when a tool is missing or fails.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    raw = _built(cache_dir, ballast_mib=ballast_mib)
+    raw = _built(cache_dir, ballast_mib=ballast_mib, churn_mib=churn_mib)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     image_format = "qcow2" if destination.suffix == ".qcow2" else "raw"
@@ -44,17 +45,18 @@ def build_guest_image(destination: Path, *, cache_dir: Path, ballast_mib: int = 
     return destination
 
 
-def _built(cache_dir: Path, *, ballast_mib: int) -> Path:
+def _built(cache_dir: Path, *, ballast_mib: int, churn_mib: int) -> Path:
     """The finished raw image of these very sources, from the cache or newly made."""
     kernel = fetch_kernel(cache_dir)
-    key = hashlib.sha256(f"{kernel.release} {ballast_mib}".encode())
-    for source in (*sorted(INIT_SCRIPT.parent.glob("*.py")), INIT_SCRIPT, BUSYBOX):
+    key = hashlib.sha256(f"{kernel.release} {ballast_mib} {churn_mib}".encode())
+    for source in (*sorted(INIT_SCRIPT.parent.glob("*.py")), INIT_SCRIPT, CHURN_SCRIPT, BUSYBOX):
         key.update(source.read_bytes())
     raw = cache_dir / f"guest-{key.hexdigest()[:16]}.raw"
     if not raw.exists():
         partial = cache_dir / f".guest-{os.getpid()}.raw"
         try:
-            write_disk(partial, kernel_image=kernel.image, initrd=build_initrd(kernel, ballast_mib=ballast_mib))
+            initrd = build_initrd(kernel, ballast_mib=ballast_mib, churn_mib=churn_mib)
+            write_disk(partial, kernel_image=kernel.image, initrd=initrd)
             partial.replace(raw)
         finally:
             partial.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from leeward_lab.real.cluster import RealCluster
 from leeward_lab.real.layout import ADMIN
 
 _NAME = "playground"
+_RETENTION_S = 3600
 
 
 def main() -> None:
@@ -36,24 +37,34 @@ def main() -> None:
 
 
 async def _up(directory: Path) -> None:
+    _tell(await supply(directory, _NAME, detached=True), directory)
+
+
+async def supply(directory: Path, name: str, *, detached: bool) -> RealCluster:
+    """A cluster with an image and two flavors, in which deleted instances are kept for a while.
+
+    On failure nothing of it stays.
+    """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     image = await asyncio.to_thread(build_guest_image, directory / "tiny.qcow2", cache_dir=default_cache_dir())
-    cluster = await RealCluster.start(directory / "cluster", _NAME, detached=True)
+    config = directory / "controller.toml"
+    await asyncio.to_thread(config.write_text, f"deleted_retention_s = {_RETENTION_S}\n")
+    cluster = await RealCluster.start(directory / "cluster", name, detached=detached, controller_config=config)
     try:
         async with cluster.client() as client:
             await cluster.until_ready(client)
             await client.upload_image(
                 parent="projects/default", image_id="tiny", path=image, format=DiskFormat.DISK_FORMAT_QCOW2
             )
-            for name, memory_mib in (("tiny", 128), ("small", 256)):
+            for flavor_id, memory_mib in (("tiny", 128), ("small", 256)):
                 flavor = Flavor(vcpus=1, memory_mib=memory_mib, disk_gib=1)
                 await client.flavors.CreateFlavor(
-                    flavor_service_pb2.CreateFlavorRequest(flavor_id=name, flavor=flavor), timeout=10.0
+                    flavor_service_pb2.CreateFlavorRequest(flavor_id=flavor_id, flavor=flavor), timeout=10.0
                 )
     except BaseException:
         await cluster.destroy()
         raise
-    _tell(cluster, directory)
+    return cluster
 
 
 def _tell(cluster: RealCluster, directory: Path) -> None:

@@ -127,8 +127,15 @@ class VirtualClock:
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main()` to its end on virtual time, and let nothing of it remain."""
-    with _no_collection(), asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with virtual_runner() as runner:
         return runner.run(main())
+
+
+@contextmanager
+def virtual_runner() -> Iterator[asyncio.Runner]:
+    """Runs one coroutine after another on one virtual loop; in between, time stands still."""
+    with _no_collection(), asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        yield runner
 
 
 @contextmanager

@@ -251,7 +251,7 @@ async def test_a_soft_reboot_falls_back_to_a_hard_one_and_says_so(a: AgentHost) 
 
 async def test_a_watch_tells_what_is_and_what_changes(a: AgentHost) -> None:
     await start(a.api)
-    async with aclosing(a.api.watch_guests()) as changes, asyncio.timeout(_WAIT_S):  # type: ignore[type-var]
+    async with aclosing(a.api.watch_guests()) as changes, asyncio.timeout(_WAIT_S):
         assert (await anext(changes)).state is GuestState.RUNNING
         await a.api.stop_guest(caller(), uid=UID, grace_period_s=0)
         while (await anext(changes)).state is not GuestState.STOPPED:

@@ -76,6 +76,7 @@ class Programs:
             state_directory = "{own / "state"}"
             socket_directory = "{own / "sockets"}"
             console_directory = "{self.directory / "console"}"
+            console_socket_directory = "{own / "serial"}"
             guard_socket = "{own / "guard.sock"}"
             labels = {{ rack = "r1" }}
             """

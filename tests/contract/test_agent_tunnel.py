@@ -22,7 +22,6 @@ from leeward_agent.core import Agent
 from leeward_agent.ports import MigrationTransport
 from leeward_agent.server import AgentServer
 from leeward_agent.splice import connect_unix
-from leeward_agent.storage.port import RunEpochRecord
 from leeward_agent.tunnel import TunnelRoutes
 from leeward_agent.tunnel_server import TunnelServer, caller_is_agent_of, memory_socket
 
@@ -38,11 +37,15 @@ class Ends:
         self.directory = directory
         self.ca = ca
         self.address = ""
-        self.record: RunEpochRecord | None = RunEpochRecord(epoch=1, node="host-a")
+        self.refuse = False
 
     @property
     def destination(self) -> Path:
         return self.directory / "b"
+
+    async def admit(self, header: pb.TunnelHeader) -> None:
+        if self.refuse:
+            raise PermissionDenied(f"guest {header.uid} is not {header.source_node}'s to migrate")
 
     @asynccontextmanager
     async def route(self, node: str = "host-a") -> AsyncIterator[MigrationTransport]:
@@ -51,6 +54,7 @@ class Ends:
         routes = TunnelRoutes(node=node, directory=self.directory / "a", tls=tls)
         destination = MigrationDestination("host-b", self.address)
         async with routes.open(operation="operations/one", uid=UID, destination=destination) as route:
+            assert isinstance(route.transport, MigrationTransport)
             yield route.transport
 
     @asynccontextmanager
@@ -69,13 +73,10 @@ async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
 
-    async def record(uid: str) -> RunEpochRecord | None:
-        return made.record
-
     tunnels = TunnelServer(
         libvirt_socket=made.destination / "libvirt",
         socket_directory=made.destination,
-        read_run_epoch=record,
+        admit=made.admit,
         check_caller=lambda node: caller_is_agent_of(current_principal(), node),
     )
     # A tunnel leads past the agent's core, which is not there.
@@ -161,10 +162,10 @@ async def test_a_guest_that_is_not_the_sources_own_gets_no_tunnel(ends: Ends) ->
         pytest.fail("the program on the destination was reached")
 
     async with ends.program(refuse):
-        for record in (None, RunEpochRecord(epoch=2, node="host-b")):
-            ends.record = record
-            async with ends.route() as transport:
-                await until_closed(transport.memory_socket)
+        ends.refuse = True
+        async with ends.route() as transport:
+            for path in (transport.libvirt_socket, transport.memory_socket, transport.disk_socket):
+                await until_closed(path)
 
 
 async def test_nobody_can_speak_for_another_host(ends: Ends) -> None:

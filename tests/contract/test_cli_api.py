@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from tests.support.public import IMAGE, Face, PublicLab
 
+from leeward.cli.exit_codes import ExitCode
+
 WAIT_S = 90.0
 PROGRAM = (sys.executable, "-m", "leeward.cli")
 
@@ -323,3 +325,32 @@ async def test_the_shell_completes_names(leeward: Shell) -> None:
         while (shown := (await leeward()).out) == "":
             pass
     assert shown == "tiny\n"
+
+
+async def test_groups_and_the_limits_of_projects(leeward: Shell) -> None:
+    assert (await leeward("group", "create", "spread", "--policy", "anti-affinity", "--label", "tier=db")).code == 0
+    made = await asyncio.gather(*(create(leeward, name, "--group", "spread") for name in ("web-1", "web-2")))
+    assert [each.code for each in made] == [0, 0], made
+    group, nodes = await asyncio.gather(
+        leeward("group", "list"), leeward("instance", "list", "--filter", "state = ACTIVE", "-o", "json")
+    )
+    assert group.out.splitlines()[1].split()[:3] == ["spread", "anti-affinity", "web-1,web-2"]
+    assert len({each["node"] for each in nodes.json}) == 2
+
+    limited = await leeward("project", "create", "default", "--instances", "2", "--memory", "4G", "-o", "json")
+    assert limited.json["quota"] == {"instances": "2", "memory_mib": "4096"}
+    assert limited.json["usage"]["vcpus"] == "2"
+    header, row = (await leeward("project", "list")).out.splitlines()
+    assert header.split()[:3] == ["NAME", "INSTANCES", "VCPUS"]
+    assert row.split()[:7] == ["default", "2", "/", "2", "2", "/", "-"]
+    refused = await create(leeward, "web-3")
+    assert refused.code == ExitCode.NO_CAPACITY
+    assert "2 of 2 are in use, 1 more are asked for" in refused.err
+    lifted = await leeward("project", "set", "default", "--instances", "none", "-o", "json")
+    assert lifted.json["quota"] == {"memory_mib": "4096"}
+    assert (await create(leeward, "web-3")).code == 0
+    in_use, unknown = await asyncio.gather(
+        leeward("group", "delete", "spread", "--yes"), leeward("project", "set", "default", "--vcpus", "many")
+    )
+    assert (in_use.code, unknown.code) == (ExitCode.CONFLICT, ExitCode.USAGE)
+    assert "has 2 members" in in_use.err

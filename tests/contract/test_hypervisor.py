@@ -86,6 +86,7 @@ def migrate(
         guest_spec(run_epoch=run_epoch),
         destination=to,
         transport=lab.transport(to),
+        folders=lab.folders,
         limits=limits or MigrationLimits(),
     )
 
@@ -263,14 +264,14 @@ async def test_migration_survives_the_agent_and_is_followed_by_the_next_one(lab:
     await lab.restart_driver("host-a")
 
     assert (await lab.a.get_guest("one")).migrating
-    last = await outcome(lab.a.follow_migration("one"))
+    last = await outcome(lab.a.follow_migration("one", limits=MigrationLimits()))
     assert last.phase is MigrationPhase.COMPLETED, last
     assert (await lab.a.get_guest("one")).state is GuestState.ABSENT
     moved = await lab.becomes(lab.b, GuestState.RUNNING)
     assert moved.run_epoch == 2
     # Asked once more, it says what it sees.
-    assert (await outcome(lab.a.follow_migration("one"))).phase is MigrationPhase.COMPLETED
-    assert (await outcome(lab.b.follow_migration("one"))).phase is MigrationPhase.FAILED
+    assert (await outcome(lab.a.follow_migration("one", limits=MigrationLimits()))).phase is MigrationPhase.COMPLETED
+    assert (await outcome(lab.b.follow_migration("one", limits=MigrationLimits()))).phase is MigrationPhase.FAILED
 
 
 async def test_guest_runs_on_when_the_destination_loses_power(lab: HypervisorLab) -> None:

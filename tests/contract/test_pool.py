@@ -1,12 +1,9 @@
 """What every pool promises, over a directory and in memory; then what only the directory can show."""
 
 import asyncio
-import hashlib
 import json
 import os
-import random
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -15,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.pools import BYTES, DIGEST, IDS, MIB, guest, listing, one_pool_twice, qemu_img, read, store
 
-from leeward.agent.types import DiskFormat, GuestSpec, ImageFile
-from leeward.clock import RandomIds, SystemClock
+from leeward.agent.types import DiskFormat, ImageFile
 from leeward.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -29,57 +26,10 @@ from leeward.errors import (
     StorageError,
 )
 from leeward_agent.storage.directory import DirectoryPool, PoolLimits
-from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents
 from leeward_agent.storage.port import Pool, RunEpochRecord, Slot
 from leeward_agent.storage.qemu_img import QemuImg
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
-IDS = RandomIds()
-BYTES = random.Random(1).randbytes(3 * 1024**2)
-DIGEST = hashlib.sha256(BYTES).hexdigest()
-MIB = 1024**2
-
-
-async def chunked(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-async def store(
-    pool: Pool, data: bytes = BYTES, *, digest: str = "", image_format: DiskFormat = DiskFormat.RAW, size: int = -1
-) -> ImageFile:
-    return await pool.store_image(
-        digest=digest or hashlib.sha256(data).hexdigest(),
-        format=image_format,
-        size_bytes=len(data) if size < 0 else size,
-        chunks=chunked(data),
-    )
-
-
-async def read(pool: Pool, digest: str, offset: int = 0) -> bytes:
-    return b"".join([chunk async for chunk in pool.read_image(digest=digest, offset=offset)])
-
-
-def guest(uid: str = "guest-1", *, disk_gib: int = 1, digest: str = DIGEST) -> GuestSpec:
-    return GuestSpec(
-        uid=uid,
-        name="web",
-        vcpus=1,
-        memory_mib=128,
-        disk_gib=disk_gib,
-        pool_id="",
-        image_digest=digest,
-        image_format=DiskFormat.RAW,
-        run_epoch=1,
-    )
-
-
-def listing(folder: Path, pattern: str = "*") -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
-
-
-def qemu_img(*arguments: str) -> bytes:
-    return subprocess.run(["qemu-img", *arguments], check=True, capture_output=True, timeout=30).stdout
 
 
 async def until(condition: Callable[[], bool], *, bound_s: float = 10.0) -> None:
@@ -91,19 +41,8 @@ async def until(condition: Callable[[], bool], *, bound_s: float = 10.0) -> None
 @pytest.fixture(params=["directory", "memory"])
 async def pool_pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Pool, Pool]]:
     """One pool as two nodes see it."""
-    pools: tuple[Pool, Pool]
-    if request.param == "directory":
-        await DirectoryPool.create(tmp_path, IDS)
-        pools = (await DirectoryPool.open(tmp_path, IDS), await DirectoryPool.open(tmp_path, IDS))
-    else:
-        contents = MemoryPoolContents(pool_id=IDS.new())
-        pools = (
-            MemoryPool(contents, SystemClock(), node="node-a"),
-            MemoryPool(contents, SystemClock(), node="node-b"),
-        )
-    yield pools
-    for pool in pools:
-        await pool.close()
+    async with one_pool_twice(request.param, tmp_path) as pools:
+        yield pools
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ _PROGRAMS = ("libvirtd", "etcd", "qemu-system-x86_64", "tini")
 # host-b can lose the pool, and host-c has a fence device.
 ORDINARY = Shape(etcd_members=1, controllers=2, hosts=3, detachable_pool=("host-b",))
 THREE_ETCD = Shape(etcd_members=3, controllers=2, hosts=2)
+RETAINING = Shape(etcd_members=1, controllers=1, hosts=1)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -53,6 +54,19 @@ async def lab_with_three_etcd(request: pytest.FixtureRequest, clusters: Clusters
     """Two hosts, two controllers, three etcd members."""
     async with clusters.lend(THREE_ETCD, failed=lambda: _failed(request)) as lent:
         yield lent
+
+
+@pytest.fixture
+async def lab_that_retains(request: pytest.FixtureRequest, clusters: Clusters) -> AsyncIterator[Lab]:
+    """One host and one controller, which keeps what is deleted for an hour."""
+    async with clusters.lend(RETAINING, config=_retention, failed=lambda: _failed(request)) as lent:
+        yield lent
+
+
+def _retention(directory: Path) -> Path:
+    written = directory / "controller.toml"
+    written.write_text("deleted_retention_s = 3600\n")
+    return written
 
 
 def _config(directory: Path) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.real_agents import RealAgent, RealAgents, real_agents
@@ -17,6 +19,7 @@ from tests.support.real_agents import RealAgent, RealAgents, real_agents
 from leeward.agent.types import (
     Caller,
     DiskFormat,
+    Escalation,
     GuestSpec,
     GuestState,
     MigrationDestination,
@@ -24,26 +27,31 @@ from leeward.agent.types import (
     MigrationPhase,
     MigrationProgress,
 )
-from leeward.errors import StaleClaim
-from leeward_lab.guest.record import boots_in, ticks_in
+from leeward.errors import FailedPrecondition, StaleClaim
+from leeward_lab.guest.commands import run_tool
+from leeward_lab.guest.record import boots_in, read_guest_record, ticks_in
 from leeward_lab.guest_image import build_guest_image, default_cache_dir
 
 pytestmark = [
     pytest.mark.hosts,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which("libvirtd") is None or shutil.which("etcd") is None, reason="needs libvirt, etcd"),
 ]
 
 UID = "guest-one"
 _BOOT_S = 60.0
+_FILLED_BYTES = 16 * 1024**2
 
 
 def caller(claim_revision: int = 10, operation: str = "operations/one") -> Caller:
     return Caller(operation=operation, step="step", claim_revision=claim_revision)
 
 
-async def start_guest(lab: RealAgents, agent: RealAgent, tmp_path: Path) -> GuestSpec:
+async def make_disks(
+    agent: RealAgent, tmp_path: Path, *, pool_id: str, data_disks_gib: tuple[int, ...] = ()
+) -> GuestSpec:
+    """The image and the guest's disks in one of the agent's pools."""
     path = tmp_path / "guest.qcow2"
     await asyncio.to_thread(build_guest_image, path, cache_dir=default_cache_dir())
     image = path.read_bytes()
@@ -51,28 +59,64 @@ async def start_guest(lab: RealAgents, agent: RealAgent, tmp_path: Path) -> Gues
         uid=UID,
         name="projects/p/instances/one",
         vcpus=1,
-        memory_mib=128,
+        memory_mib=160,
         disk_gib=1,
-        pool_id=lab.pool_id,
+        pool_id=pool_id,
         image_digest=hashlib.sha256(image).hexdigest(),
         image_format=DiskFormat.QCOW2,
         run_epoch=1,
+        data_disks_gib=data_disks_gib,
     )
 
     async def chunks() -> AsyncIterator[bytes]:
         yield image
 
     await agent.api.store_image(
-        pool_id=lab.pool_id,
+        pool_id=pool_id,
         digest=spec.image_digest,
         format=DiskFormat.QCOW2,
         size_bytes=len(image),
         chunks=chunks(),
     )
     await agent.api.create_disk(caller(), spec=spec)
+    return spec
+
+
+async def start_guest(lab: RealAgents, agent: RealAgent, tmp_path: Path) -> GuestSpec:
+    """A guest in the shared pool."""
+    spec = await make_disks(agent, tmp_path, pool_id=lab.pool_id)
+    await run(agent, spec)
+    return spec
+
+
+async def run(agent: RealAgent, spec: GuestSpec) -> None:
     await agent.api.claim_run_epoch(caller(), spec=spec)
     assert (await agent.api.start_guest(caller(), spec=spec)).state is GuestState.RUNNING
-    return spec
+
+
+async def say(agent: RealAgent, command: str, expected: str) -> str:
+    """Type a command on the guest's console; the first match of `expected` in what the console shows from then on."""
+
+    async def typed() -> AsyncIterator[bytes]:
+        yield command.encode() + b"\n"
+
+    shown = ""
+    async with asyncio.timeout(_BOOT_S), aclosing(agent.api.attach_console(uid=UID, input=typed())) as output:
+        async for data in output:
+            shown += data.decode(errors="replace")
+            found = re.search(expected, shown)
+            if found is not None:
+                return found.group(0)
+    pytest.fail(f"the console ended before {expected!r}: {shown!r}")
+
+
+async def disk_sums(agent: RealAgent) -> str:
+    """What is on the guest's disks but for its own record: read from the disks, and not from its memory."""
+    command = (
+        "sync; echo 3 >/proc/sys/vm/drop_caches;"
+        f" echo sums $(cat /dev/vda1 | sha256sum) $(head -c {_FILLED_BYTES} /dev/vdb | sha256sum) ."
+    )
+    return await say(agent, command, r"sums [0-9a-f]{64} +- [0-9a-f]{64} +- \.")
 
 
 async def console(agent: RealAgent) -> str:
@@ -91,18 +135,20 @@ async def until_ticks_beyond(agent: RealAgent, line: int) -> int:
 
 
 def progress(
-    source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str, *, bandwidth_mib_s: int = 0
+    source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str, **limits: Any
 ) -> AsyncGenerator[MigrationProgress, None]:
     return source.api.migrate_guest(
         caller(operation=operation),
         spec=spec,
         destination=MigrationDestination(destination.node, destination.address),
-        limits=MigrationLimits(bandwidth_mib_s=bandwidth_mib_s),
+        limits=MigrationLimits(**limits),
     )
 
 
-async def migrate(source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str) -> MigrationProgress:
-    return [moment async for moment in progress(source, destination, spec, operation)][-1]
+async def migrate(
+    source: RealAgent, destination: RealAgent, spec: GuestSpec, operation: str, **limits: Any
+) -> MigrationProgress:
+    return [moment async for moment in progress(source, destination, spec, operation, **limits)][-1]
 
 
 async def until_copying(moments: AsyncGenerator[MigrationProgress, None]) -> None:
@@ -187,3 +233,113 @@ async def test_a_migration_whose_agent_is_killed_leaves_the_guest_at_its_source(
         assert (await migrate(a, b, spec, "operations/again")).phase is MigrationPhase.COMPLETED
         await until_ticks_beyond(b, line)
         assert len(boots_in(await console(b))) == 1
+
+
+async def test_every_byte_of_local_disks_goes_along_through_the_tunnel(tmp_path: Path) -> None:
+    async with real_agents(tmp_path, "host-a", "host-b") as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        spec = await make_disks(a, tmp_path, pool_id=lab.local_pool_ids["host-a"], data_disks_gib=(1,))
+        await run(a, spec)
+        line = await until_ticks_beyond(a, 0)
+        await say(a, f"head -c {_FILLED_BYTES} /dev/urandom >/dev/vdb; echo filled $((1 + 1))", "filled 2")
+        sums = await disk_sums(a)
+        there = lab.local_pool_ids["host-b"]
+
+        refused = await migrate(a, b, spec, "operations/unready", copies_disks=True, target_pool_id=there)
+        assert refused.phase is MigrationPhase.FAILED
+        assert (await a.api.get_guest(uid=UID)).state is GuestState.RUNNING
+
+        await make_disks(b, tmp_path, pool_id=there, data_disks_gib=(1,))
+        moments = [
+            moment async for moment in progress(a, b, spec, "operations/local", copies_disks=True, target_pool_id=there)
+        ]
+        assert moments[-1].phase is MigrationPhase.COMPLETED, moments[-1]
+        assert max(moment.disk_total_bytes for moment in moments) >= _FILLED_BYTES
+        left_behind = replace(spec, run_epoch=2)
+        spec = replace(left_behind, pool_id=there)
+        await b.api.claim_run_epoch(caller(), spec=spec)
+        await until_ticks_beyond(b, line)
+        assert await disk_sums(b) == sums
+        assert len(boots_in(await console(b))) == 1
+
+        # Its definition there names the disks there, and they hold all that it acknowledged.
+        told = await until_ticks_beyond(b, line)
+        assert (await b.api.stop_guest(caller(), uid=UID, grace_period_s=20)).state is GuestState.STOPPED
+        record = read_guest_record(b.local_pool / "instances" / UID / "root.qcow2")
+        assert record.lines >= told
+        assert record.missing() == ()
+        assert (await b.api.start_guest(caller(), spec=spec)).state is GuestState.RUNNING
+        await until_ticks_beyond(b, record.lines)
+        await a.api.delete_disk(caller(), spec=left_behind)
+        assert not (a.local_pool / "instances" / UID).exists()
+
+
+async def test_a_disk_that_holds_data_already_is_not_migrated_into(tmp_path: Path) -> None:
+    async with real_agents(tmp_path, "host-a", "host-b") as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        there = lab.local_pool_ids["host-b"]
+        spec = await make_disks(a, tmp_path, pool_id=lab.local_pool_ids["host-a"])
+        await make_disks(b, tmp_path, pool_id=there)
+        disk = b.local_pool / "instances" / UID / "root.qcow2"
+        run_tool(["qemu-io", "-f", "qcow2", "-c", "write 512M 64k", disk], timeout_s=20)
+        await run(a, spec)
+        line = await until_ticks_beyond(a, 0)
+
+        outcome = await migrate(a, b, spec, "operations/local", copies_disks=True, target_pool_id=there)
+
+        assert outcome.phase is MigrationPhase.FAILED, outcome
+        await until_only_on(a, b)
+        await until_ticks_beyond(a, line)
+
+
+# A new agent takes seconds to start on a busy machine, and without one the guard would kill the guest.
+_PATIENT = {"lease_ttl_s": "60"}
+_POST_COPY = {"bandwidth_mib_s": 4, "escalation": Escalation.POST_COPY, "max_downtime_ms": 300}
+
+
+async def until_in_post_copy(moments: AsyncGenerator[MigrationProgress, None]) -> MigrationProgress:
+    """Wait until the guest runs on the destination while its memory follows."""
+    first: MigrationProgress | None = None
+    async for moment in moments:
+        if moment.phase is MigrationPhase.SWITCHING:
+            first = first or moment
+            # QEMU switches between two looks at its socket, a moment after it was told to.
+            if moment.elapsed_ms > first.elapsed_ms + 1500:
+                return moment
+    pytest.fail("the migration ended without post-copy")
+
+
+async def test_a_post_copy_whose_agent_is_killed_is_taken_up_by_the_next_one(tmp_path: Path) -> None:
+    async with real_agents(tmp_path, "host-a", "host-b", settings=_PATIENT) as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        spec = await start_guest(lab, a, tmp_path)
+        line = await until_ticks_beyond(a, 0)
+        await say(a, "churn 32 &", "churn mib=32")
+        async with aclosing(progress(a, b, spec, "operations/busy", **_POST_COPY)) as moments:
+            moment = await until_in_post_copy(moments)
+        assert moment.decision.startswith("post-copy: ")
+        with pytest.raises(FailedPrecondition, match="cannot be cancelled any more"):
+            await a.api.cancel_migration(caller(), uid=UID)
+
+        await restart(lab, a, signal.SIGKILL)
+
+        outcome = await migrate(a, b, spec, "operations/busy", **_POST_COPY)
+        assert outcome.phase is MigrationPhase.COMPLETED, outcome
+        await until_only_on(b, a)
+        await until_ticks_beyond(b, line)
+        assert len(boots_in(await console(b))) == 1
+
+
+async def test_a_guest_whose_halves_cannot_meet_again_runs_on_neither_host(tmp_path: Path) -> None:
+    async with real_agents(tmp_path, "host-a", "host-b", settings=_PATIENT) as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        spec = await start_guest(lab, a, tmp_path)
+        await until_ticks_beyond(a, 0)
+        await say(a, "churn 32 &", "churn mib=32")
+        async with aclosing(progress(a, b, spec, "operations/busy", **_POST_COPY)) as moments:
+            await until_in_post_copy(moments)
+            await b.host.power_off()
+            *_, last = [moment async for moment in moments]
+        assert last.phase is MigrationPhase.FAILED, last
+        assert "each host holds a part of the guest's memory" in last.error
+        assert (await a.api.get_guest(uid=UID)).state is GuestState.STOPPED

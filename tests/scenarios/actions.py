@@ -17,7 +17,7 @@ from leeward_controller.domain.operation import (
 )
 from leeward_controller.ports import Fence
 from leeward_controller.services.instances import Target
-from leeward_controller.services.nodes import shown_condition
+from leeward_controller.services.shown import ShownOperation
 from leeward_lab.simulated.cluster import POOL_ID
 from leeward_lab.simulated.network import CONTROLLERS, STORE
 from tests.scenarios.script import verb
@@ -62,7 +62,8 @@ class Actions:
     async def cancel(self, name: str) -> None:
         core = self._story.core().core
         assert core is not None
-        running = self._story.instance(name).current_operation
+        subject = self._story.node(name) if name in self._cluster.nodes else self._story.instance(name)
+        running = subject.current_operation
         try:
             await core.submitter.cancel(running.removeprefix("operations/"), ALICE)
         except LeewardError as error:
@@ -76,9 +77,24 @@ class Actions:
 
     # What operators do.
 
-    @verb("uncordon {host}")
-    async def uncordon(self, host: str) -> None:
-        await self._story.services().nodes.uncordon(Target(f"nodes/{host}"))
+    @verb("uncordon {host}[{back: and bring back}]")
+    async def uncordon(self, host: str, back: str) -> None:
+        await self._story.services().nodes.uncordon(Target(f"nodes/{host}"), ALICE, bring_back=bool(back))
+
+    @verb("drain {host}[ {number} at a time]")
+    async def drain(self, host: str, number: str) -> None:
+        await self._ask(host, lambda: self._story.drain(host, parallelism=int(number or 0)))
+
+    @verb("fence {host}[{force: by force}]")
+    async def fence_node(self, host: str, force: str) -> None:
+        operations = self._story.services().node_operations
+        target = Target(f"nodes/{host}")
+        await self._ask(host, lambda: _begun(operations.fence(target, ALICE, force=bool(force))))
+
+    @verb("remove {host}")
+    async def remove(self, host: str) -> None:
+        operations = self._story.services().node_operations
+        await self._ask(host, lambda: _begun(operations.remove(Target(f"nodes/{host}"), ALICE)))
 
     @verb("cordon {host}")
     async def cordon(self, host: str) -> None:
@@ -175,7 +191,7 @@ class Actions:
     @verb("expect {name} {state:[A-Z_]+}[ on {hosts}][ within {within}]")
     async def expect(self, name: str, hosts: str, within: str, state: str = "") -> None:
         if name in self._cluster.nodes:
-            await self._until(lambda: shown_condition(self._story.node(name)) == state, within)
+            await self._until(lambda: self._story.node(name).shown_condition == state, within)
             return
 
         def there() -> bool:
@@ -207,3 +223,7 @@ class Actions:
 
     def _hosts(self, host: str) -> list[str]:
         return sorted(self._cluster.nodes) if host == "everything" else [host]
+
+
+async def _begun(asking: Awaitable[ShownOperation]) -> Operation:
+    return (await asking).operation

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from leeward.agent.types import StopCause
 from leeward_controller.domain.instance import Instance, InstanceState
 from leeward_controller.domain.node import FenceProof, NodeAllocation
+from leeward_controller.domain.operation import Operation
 from leeward_controller.scheduler.placement import PlacementPolicy
 from leeward_lab.simulated.cluster import SimulatedCluster
 
+# The steps by which the agent of the node that is left has said that nothing of the guest runs there.
+_ENDING_STEPS = frozenset({"stop", "stop_rescue", "put_away", "remove_guest", "suspend"})
 _BY_ITSELF = frozenset({StopCause.NONE, StopCause.CRASHED, StopCause.GUEST})
 
 
@@ -30,6 +33,7 @@ class Ending:
     run: Run
     cause: StopCause
     handed_over: bool
+    at_s: float
 
 
 class Broken(AssertionError):
@@ -52,6 +56,7 @@ class Invariants:
         self._boots: dict[str, list[str]] = {}
         self._proved: set[tuple[str, str]] = set()
         self._instances: dict[str, Instance] = {}
+        self._seen_ended_s: dict[str, float] = {}
 
     def watch(self, cluster: SimulatedCluster) -> None:
         """The cluster that this is about."""
@@ -94,6 +99,10 @@ class Invariants:
                 rises = earlier is None or after.run_epoch >= earlier.run_epoch
                 self._require(rises, f"the recorded run epoch of {after.uid} went back to {after.run_epoch}")
                 self._instances[after.uid] = after
+            case Operation(), Operation() if len(after.history) and after.history != before.history:
+                last = after.history[-1]
+                if last.step in _ENDING_STEPS and last.outcome == "done":
+                    self._seen_ended_s[after.instance_uid] = self._now_s()
             case _, FenceProof():
                 self._proved.add((after.node, after.boot_id))
             case _, NodeAllocation():
@@ -106,14 +115,16 @@ class Invariants:
         if run is None:
             return
         guest = self._cluster.nodes[node].host.guests[uid]
-        self._endings[uid] = Ending(run, guest.stop_cause, handed_over=guest.active)
+        self._endings[uid] = Ending(run, guest.stop_cause, handed_over=guest.active, at_s=self._now_s())
 
     def _check_move(self, ending: Ending, run: Run) -> None:
-        """Started elsewhere: with a new epoch, and, where nobody stopped it on its old node, after a proof."""
+        """Started elsewhere: with a new epoch, and, unless its old node has said that it ended there, after a proof."""
         old = ending.run
         self._require(run.epoch > old.epoch, f"{run.uid} was started on {run.node} with the epoch of {old.node}")
         instance = self._instances.get(run.uid)
         if ending.cause not in _BY_ITSELF or instance is None or instance.state is InstanceState.BUILDING:
+            return
+        if self._seen_ended_s.get(run.uid, -1.0) >= ending.at_s:
             return
         boots = self._boots.get(old.node, [])
         since = boots[boots.index(old.boot_id) :]  # That a boot is over tells that those before it are.

@@ -10,9 +10,16 @@ from leeward.store.port import Change
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.domain.cluster import Brake, Controller
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
+from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeDuty
 from leeward_controller.domain.operation import Operation
 from leeward_controller.records import ALL_KINDS, Kind
+
+_DUTIES = {
+    NodeDuty.IN_SERVICE: "uncordoned",
+    NodeDuty.CORDONED: "cordoned",
+    NodeDuty.DRAINING: "draining",
+    NodeDuty.MAINTENANCE: "in maintenance",
+}
 
 _ID = re.compile(r"\b[a-z2-7]{26}\b")
 
@@ -114,6 +121,8 @@ class Narrator:
                 return _operation(before, after, steps=self._steps)
             case _, Node():
                 return _node(before if isinstance(before, Node) else None, after)
+            case Node(), None:
+                return [f"{before.node} is removed"]
             case _, FenceProof():
                 return [f"{after.node}: proof of {after.kind}: {after.evidence}"]
             case FenceProof(), None:
@@ -141,7 +150,7 @@ def _place(controller: Controller) -> str:
 
 
 def _story(operation: Operation) -> str:
-    return f"{operation.type} {short(operation.instance)}"
+    return f"{operation.type} {short(operation.subject)}"
 
 
 def _instance(before: Instance | None, after: Instance) -> list[str]:
@@ -175,6 +184,6 @@ def _node(before: Node | None, after: Node) -> list[str]:
     lines = []
     if before is None or before.condition is not after.condition:
         lines.append(f"{after.node} is {after.condition}: {after.reason}")
-    if before is not None and before.cordoned != after.cordoned:
-        lines.append(f"{after.node} is {'cordoned' if after.cordoned else 'uncordoned'}")
+    if before is not None and before.duty is not after.duty:
+        lines.append(f"{after.node} is {_DUTIES[after.duty]}")
     return lines

@@ -12,13 +12,16 @@ from leeward.errors import NotFound
 from leeward.store.port import KeyValue, Range
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.adapters.public.peers import GrpcPeers
+from leeward_controller.domain.catalog import Image
 from leeward_controller.domain.instance import Instance, InstanceState, Resources
 from leeward_controller.domain.node import Node, NodeAllocation, NodeCondition
+from leeward_controller.domain.node_operation import OnFailure
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
 from leeward_controller.ports import Fence
-from leeward_controller.records import ALLOCATIONS, INSTANCES, NODES, OPERATIONS, Kind
+from leeward_controller.records import ALLOCATIONS, INSTANCES, NODES, OPERATIONS, Commit, Kind
 from leeward_controller.services.everything import Services
+from leeward_controller.services.instances import Target
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
 from leeward_lab.simulated.link import CallHook
 from leeward_lab.simulated.serving import services_of
@@ -31,6 +34,7 @@ from tests.simulation.narrator import Narrator
 T = TypeVar("T")
 
 DIGEST = "ab" * 32
+IMAGE = "projects/p/images/tiny"
 ALICE = Requester(principal="client:alice")
 
 
@@ -94,10 +98,28 @@ class Story:
         first.start(store_hook=store_hook, agent_hook=agent_hook, fence=fence)
         for name in self._names[1:]:
             self.cluster.add_controller(name).start(fence=fence)
-        size = ImageFile(DIGEST, 1024**2, 1024**3, DiskFormat.RAW)
-        self.cluster.pool.images[DIGEST] = size
         await self.until(self._is_ready, within_s=30.0, what="all nodes are registered and guarded")
+        await self._stock()
         return first
+
+    async def _stock(self) -> None:
+        """The image that all instances are made of: its file and its record."""
+        file = ImageFile(DIGEST, 1024**2, 1024**3, DiskFormat.RAW)
+        self.cluster.pool.images[DIGEST] = file
+        core = self.core().core
+        assert core is not None
+        image = Image(
+            name=IMAGE,
+            uid=self.cluster.ids.new(),
+            digest=DIGEST,
+            format=file.format,
+            size_bytes=file.size_bytes,
+            virtual_size_bytes=file.virtual_size_bytes,
+            pool_ids=(POOL_ID,),
+            create_time=self.clock.now(),
+            created_by=ALICE.principal,
+        )
+        await core.records.commit(Commit().create(keys.image(IMAGE), image))
 
     async def power_on(self, node: str) -> None:
         """Boot a host."""
@@ -159,7 +181,13 @@ class Story:
         return next(c for _, c in sorted(self.cluster.controllers.items()) if c.core is not None)
 
     async def create(
-        self, name: str, *, node: str = "", memory_mib: int = 1024, through: SimulatedController | None = None
+        self,
+        name: str,
+        *,
+        node: str = "",
+        memory_mib: int = 1024,
+        labels: dict[str, str] | None = None,
+        through: SimulatedController | None = None,
     ) -> Operation:
         """Ask for an instance."""
         now = self.clock.now()
@@ -171,7 +199,7 @@ class Story:
             state=InstanceState.BUILDING,
             flavor="flavors/small",
             resources=Resources(1, memory_mib, 2),
-            image="projects/p/images/tiny",
+            image=IMAGE,
             image_digest=DIGEST,
             image_format=DiskFormat.RAW,
             pool_id=POOL_ID,
@@ -179,6 +207,7 @@ class Story:
             create_time=now,
             update_time=now,
             created_by=ALICE.principal,
+            labels=labels or {},
         )
         self.narrator.names[instance.uid] = name
         return await core.submitter.create(instance, CreateArguments(node=node), ALICE)
@@ -194,9 +223,23 @@ class Story:
             raise NotFound.named(f"projects/p/instances/{name}")
         return await core.submitter.submit(stored, wanted, arguments, ALICE)
 
-    async def launched(self, name: str, *, node: str = "") -> None:
+    async def drain(
+        self, node: str, *, parallelism: int = 0, through: SimulatedController | None = None, **wishes: Any
+    ) -> Operation:
+        """Ask for a node to be drained. Raises what the service raises."""
+        usual: dict[str, Any] = {
+            "retries": None,
+            "on_failure": OnFailure.CONTINUE,
+            "enter_maintenance": True,
+            "reason": "",
+        }
+        operations = self.services(through).node_operations
+        target = Target(f"nodes/{node}")
+        return (await operations.drain(target, ALICE, parallelism=parallelism, **(usual | wishes))).operation
+
+    async def launched(self, name: str, *, node: str = "", labels: dict[str, str] | None = None) -> None:
         """Ask for an instance and wait until it runs."""
-        operation = await self.create(name, node=node)
+        operation = await self.create(name, node=node, labels=labels)
         ended = await self.ended(operation)
         assert ended.error is None, f"{ended.error}\n{self.text()}"
 
@@ -240,7 +283,8 @@ class Story:
         assert found is not None, f"{key} is not in the store"
         return StateCodec().decode(kind.type, found.value)
 
-    def _all(self, kind: Kind[T]) -> list[T]:
+    def all_of(self, kind: Kind[T]) -> list[T]:
+        """All records of a kind in the store."""
         return [StateCodec().decode(kind.type, found.value) for found in self._list(kind.prefix)]
 
     def _list(self, prefix: str) -> tuple[KeyValue, ...]:
@@ -256,23 +300,23 @@ class Story:
         """The keys in the store below a prefix."""
         return [found.key for found in self._list(prefix)]
 
-    def services(self) -> Services:
+    def services(self, through: SimulatedController | None = None) -> Services:
         """What the public API of a controller that is up is served from."""
-        core = self.core().core
+        core = (through or self.core()).core
         assert core is not None
         return services_of(self.cluster, core, GrpcPeers(tls=None))
 
     def instances(self) -> dict[str, Instance]:
         """All instances' records in the store, by uid."""
-        return {instance.uid: instance for instance in self._all(INSTANCES)}
+        return {instance.uid: instance for instance in self.all_of(INSTANCES)}
 
     def allocations(self) -> dict[str, NodeAllocation]:
         """What is reserved, by node."""
-        return {allocation.node: allocation for allocation in self._all(ALLOCATIONS)}
+        return {allocation.node: allocation for allocation in self.all_of(ALLOCATIONS)}
 
     def running_operations(self) -> list[Operation]:
         """Those that have not ended."""
-        return [operation for operation in self._all(OPERATIONS) if not operation.phase.ended]
+        return [operation for operation in self.all_of(OPERATIONS) if not operation.phase.ended]
 
     def unsettled(self) -> list[str]:
         """Where guests, records, reservations and disks do not tell one story; empty when all is well."""

@@ -27,7 +27,7 @@ from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
 from tests.simulation.clients import Clients
 from tests.simulation.faults import End, Faults
 from tests.simulation.invariants import Broken
-from tests.simulation.story import Story
+from tests.simulation.story import ALICE, Story
 from tests.simulation.weather import Climate
 
 CHAOS_S = 240.0
@@ -173,7 +173,7 @@ class Swarm:
         for node in sorted(self.story.cluster.nodes):
             if self.story.condition(node) is NodeCondition.QUARANTINED:
                 with contextlib.suppress(LeewardError):  # It is tried again at the next look.
-                    await self.story.services().nodes.uncordon(Target(f"nodes/{node}"))
+                    await self.story.services().nodes.uncordon(Target(f"nodes/{node}"), ALICE)
 
     def _check(self) -> None:
         self.story.check()

@@ -10,12 +10,13 @@ from types import TracebackType
 
 from leeward.agent.api import AgentApi
 from leeward.agent.client import connect_agent
-from leeward.agent.types import MigrationDestination, SlotObservation
+from leeward.agent.types import MigrationDestination, PoolSource, SlotObservation
+from leeward.agent.v1 import agent_pb2 as pb
 from leeward.clock import RandomIds, SystemClock
+from leeward.errors import AgentUnavailable
 from leeward.identity import Role
 from leeward.pki import init_ca
 from leeward_agent.claims import FileClaims
-from leeward_agent.console import log_path
 from leeward_agent.core import Agent, NodeIdentity
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
@@ -38,6 +39,9 @@ class FixedVitals:
     def __init__(self) -> None:
         self.legitimate = True
 
+    def is_shared(self, pool_id: str) -> bool:
+        return True
+
     def may_start_guests(self, pool_id: str) -> bool:
         return self.legitimate
 
@@ -55,10 +59,22 @@ class DirectRoutes:
     async def open(
         self, *, operation: str, uid: str, destination: MigrationDestination
     ) -> AsyncIterator[MigrationRoute]:
-        nowhere = Path("/nonexistent")
-        yield MigrationRoute(
-            peer=self._hosts[destination.node].agent, transport=MigrationTransport(nowhere, nowhere, nowhere)
-        )
+        nowhere = [Path("/nonexistent")] * 5
+        yield MigrationRoute(peer=self._hosts[destination.node].agent, transport=MigrationTransport(*nowhere))
+
+
+class DirectPeers:
+    """Agents of one process reach each other without a connection."""
+
+    def __init__(self, hosts: "dict[str, AgentHost]") -> None:
+        self._hosts = hosts
+
+    @asynccontextmanager
+    async def connect(self, source: PoolSource) -> AsyncIterator[Agent]:
+        host = self._hosts[source.node]
+        if not host.reachable:
+            raise AgentUnavailable(f"the agent of {source.node} cannot be reached")
+        yield host.agent
 
 
 class AgentHost:
@@ -68,11 +84,12 @@ class AgentHost:
         self.node = node
         self.address = "127.0.0.1:0"
         self.vitals = FixedVitals()
+        self.reachable = True
         self.machine = lab.world.add_host(node, clock=lab.clock, timing=_TIMING)
         self.hypervisor = SimulatedHypervisor(self.machine)
         self.directory = lab.directory / node
         self._lab = lab
-        self._pools = [MemoryPool(contents, lab.clock, node=node) for contents in pools]
+        self.pools = [MemoryPool(contents, lab.clock, node=node) for contents in pools]
         self._life = AsyncExitStack()
         self._server: AgentServer
         self.agent: Agent
@@ -89,15 +106,17 @@ class AgentHost:
             lease_ttl_s=5,
             guard_delay_s=1,
             console_directory=self.directory / "console",
+            console_socket_directory=self.directory / "serial",
             labels={"rack": "r1"},
         )
         self.agent = Agent(
             identity,
             hypervisor=self.hypervisor,
-            pools=self._pools,
+            pools=self.pools,
             claims=FileClaims(self.directory / "claims", ids=lab.ids),
             vitals=self.vitals,
             routes=DirectRoutes(lab.hosts),
+            peers=DirectPeers(lab.hosts),
             clock=lab.clock,
         )
         self._life.push_async_callback(self.agent.drain, 1)
@@ -112,7 +131,7 @@ class AgentHost:
         tunnels = TunnelServer(
             libvirt_socket=Path("/nonexistent"),
             socket_directory=self.directory,
-            read_run_epoch=self._pools[0].read_run_epoch if self._pools else _nobody,
+            admit=_anybody,
             check_caller=lambda node: None,
         )
         server = AgentServer(
@@ -174,9 +193,13 @@ class AgentHost:
         """Migrations away from here take long enough to do something meanwhile."""
         self.machine.timing = replace(_TIMING, memory_mib_s=1.0, dirty_mib_s=0.0)
 
+    def slow_memory(self) -> None:
+        """Writing and reading a guest's memory takes long enough to do something meanwhile."""
+        self.machine.timing = replace(_TIMING, memory_mib_s=1.0)
+
     def write_console(self, uid: str, data: bytes) -> None:
         """The guest writes to its serial console."""
-        path = log_path(self.directory / "console", uid)
+        path = self.directory / "console" / f"{uid}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
@@ -217,5 +240,5 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
         await task
 
 
-async def _nobody(uid: str) -> None:
-    return None
+async def _anybody(header: pb.TunnelHeader) -> None:
+    """No tunnel is opened here that anybody would have to judge."""

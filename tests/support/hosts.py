@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.duration_pb2 import Duration
 
 from leeward.client import Client, metadata_of
 from leeward.errors import AlreadyExists, LeewardError, NotFound
-from leeward.v1 import flavor_service_pb2, instance_service_pb2, node_service_pb2
+from leeward.v1 import flavor_service_pb2, image_service_pb2, instance_service_pb2, node_service_pb2
 from leeward.v1.flavor_pb2 import Flavor
 from leeward.v1.image_pb2 import DiskFormat
 from leeward.v1.instance_pb2 import Instance
 from leeward.v1.instance_service_pb2 import RebootMode
 from leeward.v1.node_pb2 import Node
+from leeward.v1.operation_pb2 import OperationMetadata
 from leeward_lab.guest.commands import LabError
 from leeward_lab.guest.record import GuestRecord, Tick, boots_in, read_guest_record, ticks_in
 from leeward_lab.guest_image import build_guest_image, default_cache_dir
@@ -76,15 +78,24 @@ class Lab:
                 flavor_id="tiny", flavor=Flavor(vcpus=1, memory_mib=128, disk_gib=1)
             )
             await self.client.flavors.CreateFlavor(request, timeout=CALL_S)
+            larger = flavor_service_pb2.CreateFlavorRequest(
+                flavor_id="small", flavor=Flavor(vcpus=1, memory_mib=192, disk_gib=2)
+            )
+            await self.client.flavors.CreateFlavor(larger, timeout=CALL_S)
         except AlreadyExists:
             return
 
-    async def launch(self, name: str, *, host: str = "", image: str = IMAGE, flavor: str = FLAVOR) -> "Guest":
-        """Launch an instance and wait until it is ACTIVE; its guest may still be booting."""
+    async def launch(
+        self, name: str, *, host: str = "", image: str = IMAGE, flavor: str = FLAVOR, **more: Any
+    ) -> "Guest":
+        """Launch an instance and wait until it is ACTIVE; its guest may still be booting.
+
+        `more` are further fields of the instance.
+        """
         request = instance_service_pb2.CreateInstanceRequest(
             parent=PARENT,
             instance_id=name,
-            instance=Instance(flavor=flavor, image=image),
+            instance=Instance(flavor=flavor, image=image, **more),
             node=f"nodes/{host}" if host else "",
         )
         await self.done(self.client.instances.CreateInstance(request, timeout=CALL_S))
@@ -92,9 +103,9 @@ class Lab:
         guest.uid = (await guest.record()).uid
         return guest
 
-    async def running(self, name: str, *, host: str) -> "Guest":
-        """Launch an instance and wait until its guest has booted and writes."""
-        guest = await self.launch(name, host=host)
+    async def running(self, name: str, *, host: str, **more: Any) -> "Guest":
+        """Launch an instance and wait until its guest has booted and writes. `more` as for `launch`."""
+        guest = await self.launch(name, host=host, **more)
         await guest.until_tick(boot=1, more=2)
         return guest
 
@@ -181,9 +192,14 @@ class Lab:
         await self.done(self.client.instances.DeleteInstance(request, timeout=CALL_S))
 
     async def tidy(self) -> None:
-        """Delete every instance and wait until every host is READY, as the next test expects it."""
+        """Delete every instance and what was made of them, and wait until every host is READY."""
         listing = await self.client.list_instances("projects/-")
         await asyncio.gather(*(self.delete(instance.name) for instance in listing.items))
+        for image in (await self.client.list_images("projects/-")).items:
+            if "source_instance" in image.properties:
+                await self.client.images.DeleteImage(
+                    image_service_pb2.DeleteImageRequest(name=image.name), timeout=CALL_S
+                )
         for host in self.cluster.shape.host_names:
             await self.until_condition(host, "READY")
             await self.until_armed(host)
@@ -201,6 +217,24 @@ class Guest:
     def disk(self) -> Path:
         """Its root disk in the pool."""
         return self.lab.cluster.lab.pool / "instances" / self.uid / "root.qcow2"
+
+    def disk_at(self, host: str) -> Path:
+        """Its root disk, when that is in the pool of one host alone."""
+        return self.lab.cluster.local_pool(host) / "instances" / self.uid / "root.qcow2"
+
+    async def act(self, method: str, **fields: Any) -> OperationMetadata:
+        """Call a method of InstanceService on it and wait for the end; what the operation told of itself."""
+        request = getattr(instance_service_pb2, f"{method}Request")(name=self.name, **fields)
+        call = getattr(self.lab.client.instances, method)
+        return metadata_of(await self.lab.done(call(request, timeout=CALL_S)))
+
+    async def until_written(self, text: str, *, within_s: float = BOOT_S) -> None:
+        """Wait until its console has told something."""
+
+        async def there() -> bool:
+            return text in self.written()
+
+        await until(there, what=f"{self.name} writing {text!r}", timeout_s=within_s)
 
     async def record(self) -> Instance:
         """What the API says of it."""
@@ -250,7 +284,7 @@ class Guest:
 
     def written(self) -> str:
         """Its console log, read where it lies: while the API, or the host, cannot be reached."""
-        log = self.lab.cluster.lab.pool / "console" / f"{self.uid}.log"
+        log = self.lab.cluster.lab.directory / "console" / f"{self.uid}.log"
         return log.read_text(errors="replace") if log.exists() else ""
 
     def last_tick(self) -> Tick:

@@ -1,7 +1,9 @@
 """Two hosts on which guests run, simulated or real, behind one face, for tests that hold for both."""
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -12,20 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from leeward.agent.types import DiskFormat, GuestSpec, GuestState, GuestStatus, Nic
+from leeward.agent.types import DiskFormat, Firmware, GuestSpec, GuestState, GuestStatus, Nic
 from leeward.clock import SystemClock
 from leeward.errors import HypervisorError
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
+from leeward_agent.hypervisors.simulated.files import read_record, record_path
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
-from leeward_agent.ports import Hypervisor, MigrationTransport
-from leeward_lab.guest.record import boots_in, ticks_in
+from leeward_agent.ports import FolderMove, Hypervisor, MigrationTransport
+from leeward_lab.guest.commands import run_tool
+from leeward_lab.guest.record import boots_in, read_guest_record, ticks_in
 from leeward_lab.guest_image import build_guest_image, default_cache_dir
 from leeward_lab.hosts.cluster import Cluster
 from leeward_lab.hosts.host import Host
 
 NODES = ("host-a", "host-b")
 POOL = "pool-1"
+UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 
 
 def guest_spec(uid: str = "one", *, run_epoch: int = 1) -> GuestSpec:
@@ -69,11 +75,11 @@ class HypervisorLab(ABC):
     def b(self) -> Hypervisor:
         return self.drivers["host-b"]
 
-    async def start(self, hypervisor: Hypervisor, spec: GuestSpec) -> None:
+    async def start(self, hypervisor: Hypervisor, spec: GuestSpec, *, paused: bool = False) -> None:
         """Start a guest, with a fresh disk if it has none."""
         if not self.disk(spec.uid).exists():
             self.make_disk(spec.uid)
-        await hypervisor.start(spec, disk=self.disk(spec.uid), console_log=self.console_log(spec.uid))
+        await hypervisor.start(spec, disks=self.disks(spec), console=self.console_files(spec.uid), paused=paused)
 
     async def boot(self, hypervisor: Hypervisor, spec: GuestSpec) -> None:
         """Start it and wait until it writes."""
@@ -117,12 +123,55 @@ class HypervisorLab(ABC):
     def console_log(self, uid: str) -> Path:
         return self.directory / "pool" / f"{uid}.log"
 
+    def console_files(self, uid: str) -> ConsoleFiles:
+        return ConsoleFiles(log=self.console_log(uid), socket=self.directory / f"{uid}.serial")
+
+    def disks(self, spec: GuestSpec) -> GuestDisks:
+        """Those that the spec asks for, side by side; but for the root disk they are made by the test."""
+        pool = self.directory / "pool"
+        return GuestDisks(
+            root=self.disk(spec.uid),
+            data=tuple(pool / f"{spec.uid}-data-{number}.qcow2" for number, _ in enumerate(spec.data_disks_gib)),
+            seed=pool / f"{spec.uid}-seed.iso" if spec.cloud_init else None,
+            rescue=pool / f"{spec.uid}-rescue.qcow2" if spec.rescue else None,
+            firmware_vars=pool / f"{spec.uid}-vars.fd" if spec.firmware is Firmware.UEFI else None,
+        )
+
+    def memory(self, uid: str) -> Path:
+        """Where the guest's memory goes when it is suspended."""
+        return self.directory / "pool" / f"{uid}.memory"
+
+    @property
+    def folders(self) -> FolderMove:
+        """Where a migrating guest's disks are on the two hosts."""
+        return FolderMove(self.directory / "pool", self.directory / "pool")
+
+    @abstractmethod
+    async def has_agent(self, uid: str) -> None:
+        """Wait until something in the guest answers for its file systems."""
+
+    @abstractmethod
+    async def shows_disk(self, uid: str, name: str, *, boots: int) -> None:
+        """Wait until the guest says that it sees another guest's disk of so many boots."""
+
+    @abstractmethod
+    def check_copy(self, disk: Path, *, boots: int) -> None:
+        """The copy of a guest's disk needs no other file, and holds what the guest had written."""
+
     @abstractmethod
     def ignoring_acpi(self, uid: str) -> AbstractContextManager[None]:
         """While it lasts, a guest that was just started on host-a does not react to its power button."""
 
     @abstractmethod
     def make_disk(self, uid: str) -> None: ...
+
+    @abstractmethod
+    def make_file(self, disk: Path, *, like: Path | None = None) -> None:
+        """An empty disk, or one that is based on another."""
+
+    @abstractmethod
+    def record(self, disk: Path) -> tuple[int, int]:
+        """How often a guest booted from a disk that none uses now, and its last line."""
 
     @abstractmethod
     def transport(self, to: str) -> MigrationTransport: ...
@@ -177,9 +226,26 @@ class SimulatedLab(HypervisorLab):
     def make_disk(self, uid: str) -> None:
         self.disk(uid).touch()
 
+    def make_file(self, disk: Path, *, like: Path | None = None) -> None:
+        disk.touch()
+        if like is not None and record_path(like).exists():
+            shutil.copy(record_path(like), record_path(disk))
+
+    def record(self, disk: Path) -> tuple[int, int]:
+        record = read_record(disk)
+        return record.boots, record.lines
+
+    async def has_agent(self, uid: str) -> None:
+        assert uid not in self.world.hosts["host-a"].without_agent
+
+    async def shows_disk(self, uid: str, name: str, *, boots: int) -> None:
+        assert self.record(self.disk(uid))[0] == boots
+
+    def check_copy(self, disk: Path, *, boots: int) -> None:
+        assert self.record(disk)[0] == boots
+
     def transport(self, to: str) -> MigrationTransport:
-        nowhere = Path("/nonexistent")
-        return MigrationTransport(nowhere, nowhere, nowhere)
+        return MigrationTransport(*[Path("/nonexistent")] * 5)
 
     async def restart_driver(self, node: str) -> None:
         await self.drivers[node].close()
@@ -234,9 +300,49 @@ class LibvirtLab(HypervisorLab):
     def make_disk(self, uid: str) -> None:
         build_guest_image(self.disk(uid), cache_dir=default_cache_dir())
 
+    def make_file(self, disk: Path, *, like: Path | None = None) -> None:
+        source = ["8M"] if like is None else []
+        backing: list[str | Path] = [] if like is None else ["-b", like, "-F", "qcow2"]
+        run_tool(["qemu-img", "create", "-q", "-f", "qcow2", *backing, disk, *source], timeout_s=20)
+
+    def record(self, disk: Path) -> tuple[int, int]:
+        record = read_guest_record(disk)
+        return record.boots, record.lines
+
+    async def has_agent(self, uid: str) -> None:
+        async def connected() -> bool:
+            return "org.qemu.guest_agent.0' state='connected'" in await self.a.definition(uid)
+
+        await until(connected, within_s=40, what=f"the agent of {uid}")
+
+    async def shows_disk(self, uid: str, name: str, *, boots: int) -> None:
+        async def shown() -> bool:
+            return bool(re.search(rf"disk {name} sectors=\d+ boots={boots} ", self.console(uid)))
+
+        await until(shown, within_s=40, what=f"{name} with {boots} boots on the console of {uid}")
+
+    def check_copy(self, disk: Path, *, boots: int) -> None:
+        info = json.loads(run_tool(["qemu-img", "info", "--output=json", disk], timeout_s=20))
+        assert "backing-filename" not in info
+        run_tool(["qemu-img", "check", "-q", disk], timeout_s=20)
+        record = read_guest_record(disk)
+        assert record.boots == boots
+        assert record.missing() == ()
+
+    def make_seed(self, spec: GuestSpec, user_data: str) -> None:
+        """A NoCloud seed, as a FAT volume: the guest reads both kinds."""
+        seed = self.disks(spec).seed
+        assert seed is not None
+        text = self.directory / "user-data"
+        text.write_text(user_data + "\n")
+        with seed.open("wb") as file:
+            file.truncate(1024 * 1024)
+        run_tool(["mkfs.vfat", "-n", "cidata", seed], timeout_s=20)
+        run_tool(["mcopy", "-i", seed, text, "::user-data"], timeout_s=20)
+
     def transport(self, to: str) -> MigrationTransport:
-        memory = self.directory / "memory.sock"
-        return MigrationTransport(self.hosts[to].libvirt_socket, memory, memory)
+        memory, disk = self.directory / "memory.sock", self.directory / "disk.sock"
+        return MigrationTransport(self.hosts[to].libvirt_socket, memory, disk, memory, disk)
 
     async def restart_driver(self, node: str) -> None:
         await self.drivers[node].close()
@@ -268,7 +374,7 @@ class LibvirtLab(HypervisorLab):
             f"mkfs.ext4 -q {volume} && mount -o loop {volume} {self._frail}"
             f" && qemu-img create -q -f qcow2 -b {self.disk(spec.uid)} -F qcow2 {disk}"
         )
-        await self.a.start(spec, disk=disk, console_log=self.console_log(spec.uid))
+        await self.a.start(spec, disks=GuestDisks(disk), console=self.console_files(spec.uid))
 
     async def fail_storage(self) -> None:
         await self._on_host(f"! dd if=/dev/zero of={self._frail}/filler bs=64k status=none 2>/dev/null")
@@ -291,7 +397,7 @@ class LibvirtLab(HypervisorLab):
         from leeward_agent.hypervisors.libvirt.driver import LibvirtHypervisor
 
         uri = f"qemu:///system?socket={host.libvirt_socket}"
-        return LibvirtHypervisor(clock=SystemClock(), accelerator=Accelerator.TCG, uri=uri)
+        return LibvirtHypervisor(clock=SystemClock(), accelerator=Accelerator.TCG, uri=uri, uefi_code=UEFI_CODE)
 
 
 @asynccontextmanager

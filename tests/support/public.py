@@ -19,17 +19,19 @@ from leeward.rpc.channel import make_channel
 from leeward.v1 import (
     flavor_service_pb2,
     flavor_service_pb2_grpc,
+    group_service_pb2_grpc,
     image_pb2,
     image_service_pb2,
     image_service_pb2_grpc,
     instance_service_pb2_grpc,
     node_service_pb2_grpc,
     operation_service_pb2_grpc,
+    project_service_pb2_grpc,
 )
 from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.adapters.public.peers import GrpcPeers
 from leeward_controller.adapters.public.server import PublicServer
-from leeward_controller.core import ControllerCore
+from leeward_controller.core import ControllerCore, Policy
 from leeward_controller.services.everything import Services, build_services
 from leeward_lab.simulated.cluster import SimulatedCluster
 
@@ -52,6 +54,8 @@ class Face:
         self.nodes: Any = node_service_pb2_grpc.NodeServiceStub(self.channel)
         self.images: Any = image_service_pb2_grpc.ImageServiceStub(self.channel)
         self.flavors: Any = flavor_service_pb2_grpc.FlavorServiceStub(self.channel)
+        self.groups: Any = group_service_pb2_grpc.GroupServiceStub(self.channel)
+        self.projects: Any = project_service_pb2_grpc.ProjectServiceStub(self.channel)
         self.watch: Any = operation_service_pb2_grpc.OperationServiceStub(self.channel)
         self.operations: Any = operations_pb2_grpc.OperationsStub(self.channel)
 
@@ -98,9 +102,17 @@ def image_spec(image_id: str = "debian", **changes: Any) -> image_service_pb2.Up
 class PublicLab:
     """A cluster of simulated hosts with controllers, each with its public API. Guests write consoles below `files`."""
 
-    def __init__(self, *, files: Path, nodes: int = 2) -> None:
+    def __init__(self, *, files: Path, nodes: int = 2, policy: Policy | None = None, local_pools: bool = False) -> None:
         self.clock, self.ids = SystemClock(), RandomIds()
-        self.cluster = SimulatedCluster(clock=self.clock, ids=self.ids, rng=random.Random(1), nodes=nodes, files=files)
+        self.cluster = SimulatedCluster(
+            clock=self.clock,
+            ids=self.ids,
+            rng=random.Random(1),
+            nodes=nodes,
+            files=files,
+            policy=policy,
+            local_pools=local_pools,
+        )
         self.faces: list[Face] = []
         self._peers: list[GrpcPeers] = []
 
@@ -141,7 +153,9 @@ class PublicLab:
             submitter=core.submitter,
             agents=_DirectAgents(self.cluster),
             peers=peers,
+            fence=core.fence,
             policy=core.policy.placement,
+            deleted_retention_s=core.policy.deleted_retention_s,
             clock=self.clock,
             ids=self.ids,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,11 @@ class RealAgent:
         return self.host.name
 
     @property
+    def local_pool(self) -> Path:
+        """The directory of the pool that this host has alone."""
+        return self.host.directory / "local-pool"
+
+    @property
     def address(self) -> str:
         return f"{self.host.address}:{PORT}"
 
@@ -53,6 +58,7 @@ class RealAgents:
     cluster: Cluster
     store: EtcdStore
     pool_id: str
+    local_pool_ids: dict[str, str] = field(default_factory=dict)  # By node: the pool that it has alone.
     agents: dict[str, RealAgent] = field(default_factory=dict)
 
     async def until_reported(self, node: str, *, other_than: str = "") -> NodeReport:
@@ -68,8 +74,13 @@ class RealAgents:
 
 
 @asynccontextmanager
-async def real_agents(directory: Path, *nodes: str) -> AsyncIterator[RealAgents]:
-    """Powered-on hosts with libvirt, guard and agent, over mutual TLS; all gone at the end."""
+async def real_agents(
+    directory: Path, *nodes: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[RealAgents]:
+    """Powered-on hosts with libvirt, guard and agent, over mutual TLS; all gone at the end.
+
+    `settings` are for all agents, beside those that they need.
+    """
     ca = init_ca(directory / "ca")
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(await Cluster.create(directory / "lab", "agents"))
@@ -84,18 +95,24 @@ async def real_agents(directory: Path, *nodes: str) -> AsyncIterator[RealAgents]
             host = cluster.add_host(node)
             tls = ca.write(ca.issue(Role.AGENT, node))
             api = await stack.enter_async_context(connect_agent(node, f"{host.address}:{PORT}", controller))
-            settings = {
+            local = host.directory / "local-pool"
+            local.mkdir(parents=True)
+            local_pool = await DirectoryPool.open_or_create(local, RandomIds())
+            await local_pool.close()
+            made.local_pool_ids[node] = local_pool.pool_id
+            values = {
                 "node": node,
                 "listen": f"{host.address}:{PORT}",
                 "tls_directory": str(tls),
                 "etcd_endpoints": etcd.endpoints[0],
                 "etcd_tls": "false",
-                "pools": str(cluster.pool),
+                "pools": f"{cluster.pool},{local}",
                 "state_directory": str(host.directory / "agent"),
                 "console_directory": str(directory / "console"),
                 "guard_socket": "/run/guard.sock",
+                **(settings or {}),
             }
-            environment = {f"LEEWARD_AGENT_{name.upper()}": value for name, value in settings.items()}
+            environment = {f"LEEWARD_AGENT_{name.upper()}": value for name, value in values.items()}
             made.agents[node] = RealAgent(host=host, api=api, environment=environment)
         for agent in made.agents.values():
             await agent.host.start()

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leeward.agent.types import DiskFormat, GuestSpec, Nic
+from leeward.agent.types import DiskFormat, Firmware, GuestSpec, Nic
 from leeward.errors import HypervisorError
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
+from leeward_agent.hypervisors.libvirt.cpu import parse_cpu
 from leeward_agent.hypervisors.libvirt.domain_xml import (
     METADATA_NAMESPACE,
     Accelerator,
     GuestMetadata,
+    Platform,
     domain_name,
     domain_uuid,
     domain_xml,
@@ -21,6 +24,7 @@ from leeward_agent.hypervisors.libvirt.domain_xml import (
     metadata_of,
     parse_metadata,
     uid_of_domain_name,
+    with_files,
     with_metadata,
 )
 
@@ -36,12 +40,14 @@ SPEC = GuestSpec(
     run_epoch=7,
     nics=(Nic(mac="52:54:00:00:00:01"), Nic(mac="52:54:00:00:00:02", bridge="br0")),
 )
+DISKS = GuestDisks(root=Path("/pool/a & b.qcow2"))
+CONSOLE = ConsoleFiles(log=Path("/console.log"), socket=Path("/console.sock"))
 # What XML can hold at all; other characters are refused long before a guest is started.
 NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xD7FF), min_size=1)
 
 
 def xml_of(spec: GuestSpec = SPEC, *, accelerator: Accelerator = Accelerator.TCG) -> str:
-    return domain_xml(spec, disk=Path("/pool/a & b.qcow2"), console_log=Path("/console.log"), accelerator=accelerator)
+    return domain_xml(spec, disks=DISKS, console=CONSOLE, platform=Platform(accelerator, Path("/ovmf/code.fd")))
 
 
 def leeward_metadata(xml: str) -> GuestMetadata:
@@ -125,3 +131,84 @@ def test_destination_of_a_migration_gets_its_own_epoch_and_other_metadata_stays(
 def test_metadata_that_is_not_ours_is_an_error(xml: str) -> None:
     with pytest.raises(HypervisorError, match="domain metadata"):
         parse_metadata(xml)
+
+
+def files_of(xml: str) -> tuple[list[str | None], str | None, str | None, str | None]:
+    """Disks in order, firmware variables, console socket and log."""
+    domain = ET.fromstring(xml)
+    sources = [source.get("file") for source in domain.findall("devices/disk/source")]
+    (socket,) = {source.get("path") for source in domain.findall("devices/serial/source")}
+    (log,) = {each.get("file") for each in domain.findall("devices/serial/log")}
+    return sources, domain.findtext("os/nvram"), socket, log
+
+
+def all_disks(root: str) -> GuestDisks:
+    folder = Path(root)
+    return GuestDisks(
+        root=folder / "root.qcow2",
+        data=(folder / "data-1.qcow2", folder / "data-2.qcow2"),
+        seed=folder / "seed.iso",
+        rescue=folder / "rescue.qcow2",
+        firmware_vars=folder / "vars.fd",
+    )
+
+
+def test_rescue_image_boots_first_and_the_seed_comes_last_and_is_read_only() -> None:
+    spec = replace(SPEC, firmware=Firmware.UEFI)
+    xml = domain_xml(spec, disks=all_disks("/a"), console=CONSOLE, platform=Platform(Accelerator.TCG, Path("/code.fd")))
+
+    disks = ET.fromstring(xml).findall("devices/disk")
+    assert files_of(xml)[0] == [f"/a/{name}" for name in ALL_NAMES]
+    assert [target.get("dev") for disk in disks for target in disk.findall("target")] == [f"vd{x}" for x in "abcde"]
+    assert [disk.find("readonly") is not None for disk in disks] == [False] * 4 + [True]
+    assert [driver.get("type") for disk in disks for driver in disk.findall("driver")] == ["qcow2"] * 4 + ["raw"]
+
+
+ALL_NAMES = ("rescue.qcow2", "root.qcow2", "data-1.qcow2", "data-2.qcow2", "seed.iso")
+
+
+def test_what_was_saved_on_one_host_has_its_files_on_another() -> None:
+    spec = replace(SPEC, firmware=Firmware.UEFI)
+    saved = domain_xml(
+        spec, disks=all_disks("/a"), console=CONSOLE, platform=Platform(Accelerator.TCG, Path("/code.fd"))
+    )
+    there = ConsoleFiles(log=Path("/b/log"), socket=Path("/b/socket"))
+
+    moved = with_files(saved, disks=all_disks("/b"), console=there)
+
+    assert files_of(moved) == ([f"/b/{name}" for name in ALL_NAMES], "/b/vars.fd", "/b/socket", "/b/log")
+    with pytest.raises(HypervisorError, match="another guest"):
+        with_files(saved, disks=DISKS, console=there)
+
+
+def test_guest_with_uefi_is_refused_where_there_is_none() -> None:
+    with pytest.raises(HypervisorError, match="OVMF"):
+        domain_xml(
+            replace(SPEC, firmware=Firmware.UEFI),
+            disks=all_disks("/a"),
+            console=CONSOLE,
+            platform=Platform(Accelerator.TCG),
+        )
+
+
+def test_named_processor_is_what_the_guest_gets() -> None:
+    for accelerator in Accelerator:
+        cpu = ET.fromstring(xml_of(replace(SPEC, cpu_model="Westmere"), accelerator=accelerator)).find("cpu")
+        assert cpu is not None
+        assert (cpu.get("mode"), cpu.findtext("model")) == ("custom", "Westmere")
+
+
+def test_capabilities_tell_the_hosts_model_and_those_that_can_be_had() -> None:
+    capabilities = """<domainCapabilities><cpu>
+      <mode name='host-model' supported='yes'><model fallback='forbid'>Skylake-Client</model>
+        <feature policy='require' name='vmx'/><feature policy='disable' name='hle'/>
+        <feature policy='require' name='ss'/>
+      </mode>
+      <mode name='custom' supported='yes'><model usable='yes'>Westmere</model><model usable='no'>EPYC</model>
+        <model usable='yes'>Nehalem</model></mode></cpu></domainCapabilities>"""
+
+    with_kvm, without = (parse_cpu(capabilities, each) for each in (Accelerator.KVM, Accelerator.TCG))
+
+    assert (with_kvm.model, with_kvm.features) == ("Skylake-Client", ("ss", "vmx"))
+    assert with_kvm.usable_models == without.usable_models == ("Nehalem", "Westmere")
+    assert (without.model, without.features) == ("Nehalem", ())

@@ -7,7 +7,14 @@ import pytest
 from leeward.errors import NodeUnfit, NoNodeFits
 from leeward_controller.domain.instance import Resources
 from leeward_controller.domain.node import NodeAllocation, NodeCondition, Reservation
-from leeward_controller.scheduler.placement import Candidate, PlacementRequest, choose, plan_placement
+from leeward_controller.scheduler.placement import (
+    Candidate,
+    CandidatePool,
+    Place,
+    PlacementRequest,
+    choose,
+    plan_placement,
+)
 
 FREE = Candidate(
     node="host-a",
@@ -16,7 +23,7 @@ FREE = Candidate(
     cordoned=False,
     vcpus=4,
     memory_mib=4608,
-    pool_ids=frozenset({"pool"}),
+    pools=(CandidatePool("pool"),),
     allocation=NodeAllocation("host-a"),
 )
 REQUEST = PlacementRequest("uid", Resources(vcpus=2, memory_mib=1024, disk_gib=1), "pool")
@@ -26,6 +33,10 @@ def used(node: str, memory_mib: int, vcpus: int = 1) -> NodeAllocation:
     return NodeAllocation(node, (Reservation("other", "projects/p/instances/other", vcpus, memory_mib, 1),))
 
 
+def nodes_in_order(candidates: list[Candidate], request: PlacementRequest = REQUEST) -> list[str]:
+    return [place.node for place in plan_placement(candidates, request).ranked]
+
+
 @pytest.mark.parametrize(
     ("candidate", "why"),
     [
@@ -33,7 +44,7 @@ def used(node: str, memory_mib: int, vcpus: int = 1) -> NodeAllocation:
         (replace(FREE, cordoned=True), "it is cordoned"),
         (replace(FREE, draining=True), "its agent is stopping"),
         (replace(FREE, condition=NodeCondition.QUARANTINED), "it is QUARANTINED"),
-        (replace(FREE, pool_ids=frozenset()), "it has no working pool pool"),
+        (replace(FREE, pools=()), "it has no working pool pool"),
         (replace(FREE, vcpus=1), "it has 1 vCPUs, 2 are asked for"),
         (replace(FREE, allocation=used("host-a", 100, vcpus=15)), "1 of 16 vCPUs are free, 2 are asked for"),
         (replace(FREE, allocation=used("host-a", 3500)), "596 of 4096 MiB memory are free, 1024 are asked for"),
@@ -50,12 +61,13 @@ def test_each_reason_is_told_in_words(candidate: Candidate, why: str) -> None:
 def test_the_emptier_node_wins_and_names_break_ties() -> None:
     full = replace(FREE, node="host-b", allocation=used("host-b", 2000))
     twin = replace(FREE, node="host-c", allocation=NodeAllocation("host-c"))
-    assert plan_placement([full, twin, FREE], REQUEST).ranked == ("host-a", "host-c", "host-b")
+    assert nodes_in_order([full, twin, FREE]) == ["host-a", "host-c", "host-b"]
 
 
 def test_what_an_instance_holds_already_does_not_count_against_it() -> None:
     own = NodeAllocation("host-a", (Reservation("uid", "projects/p/instances/own", 2, 4000, 1),))
-    assert plan_placement([replace(FREE, allocation=own)], REQUEST).ranked == ("host-a",)
+    assert plan_placement([replace(FREE, allocation=own)], REQUEST).ranked == (Place("host-a", "pool"),)
+    assert nodes_in_order([replace(FREE, allocation=own, cordoned=True)]) == ["host-a"]
 
 
 def test_a_node_asked_for_by_name_never_becomes_another() -> None:

@@ -11,16 +11,18 @@ from tests.support.hypervisors import guest_spec, until
 from leeward.agent.types import GuestState, MigrationLimits, MigrationPhase, MigrationProgress, RebootMode, StopCause
 from leeward.clock import SystemClock
 from leeward.errors import HypervisorError
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.files import read_record
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedHost, SimulatedWorld
-from leeward_agent.ports import MigrationTransport
+from leeward_agent.ports import FolderMove, MigrationTransport
 
 QUICK = SimulatedTiming(
     start_s=0.001, shutdown_s=0.001, prepare_s=0.001, switch_s=0.001, step_s=0.005, memory_mib_s=4096, tick_s=0.01
 )
-NOWHERE = MigrationTransport(Path("/nonexistent"), Path("/nonexistent"), Path("/nonexistent"))
+FOLDERS = FolderMove(Path("/nonexistent"), Path("/nonexistent"))
+NOWHERE = MigrationTransport(*[Path("/nonexistent")] * 5)
 
 
 class Runs:
@@ -40,7 +42,9 @@ def one_host(world: SimulatedWorld, node: str = "host-a", *, writes_files: bool 
 async def start(host: SimulatedHost, directory: Path, *, run_epoch: int = 1) -> SimulatedHypervisor:
     hypervisor = SimulatedHypervisor(host)
     await hypervisor.start(
-        guest_spec(run_epoch=run_epoch), disk=directory / "one.qcow2", console_log=directory / "one.log"
+        guest_spec(run_epoch=run_epoch),
+        disks=GuestDisks(directory / "one.qcow2"),
+        console=ConsoleFiles(log=directory / "one.log", socket=directory / "one.serial"),
     )
     return hypervisor
 
@@ -57,7 +61,9 @@ async def test_world_is_told_each_time_a_guest_gets_or_loses_its_disk(tmp_path: 
     one_host(world, "host-b")
 
     last = await outcome(
-        source.migrate(guest_spec(run_epoch=2), destination="host-b", transport=NOWHERE, limits=MigrationLimits())
+        source.migrate(
+            guest_spec(run_epoch=2), destination="host-b", transport=NOWHERE, folders=FOLDERS, limits=MigrationLimits()
+        )
     )
     assert last.phase is MigrationPhase.COMPLETED
     assert world.running_on("one") == ["host-b"]
@@ -107,7 +113,9 @@ async def test_migration_can_be_made_to_fail_in_each_phase(phase: MigrationPhase
     world.hosts["host-a"].migration_errors[phase] = "so be it"
 
     last = await outcome(
-        source.migrate(guest_spec(run_epoch=2), destination="host-b", transport=NOWHERE, limits=MigrationLimits())
+        source.migrate(
+            guest_spec(run_epoch=2), destination="host-b", transport=NOWHERE, folders=FOLDERS, limits=MigrationLimits()
+        )
     )
 
     assert (last.phase, last.error) == (MigrationPhase.FAILED, "so be it")
@@ -156,8 +164,8 @@ class TwoProcesses:
         self.source_host = one_host(SimulatedWorld(), "host-a")
         self.destination_host = one_host(SimulatedWorld(), "host-b")
         self.destination = SimulatedHypervisor(self.destination_host)
-        memory = directory / "memory"
-        self.transport = MigrationTransport(directory / "control", memory, memory)
+        memory, disk = directory / "memory", directory / "disk"
+        self.transport = MigrationTransport(directory / "control", memory, disk, memory, disk)
 
     async def migrate(self, *, limits: MigrationLimits | None = None) -> tuple[SimulatedHypervisor, MigrationProgress]:
         await self.destination.listen(self.directory / "control")
@@ -167,6 +175,7 @@ class TwoProcesses:
                 guest_spec(run_epoch=2),
                 destination="host-b",
                 transport=self.transport,
+                folders=FOLDERS,
                 limits=limits or MigrationLimits(),
             )
         )

@@ -139,13 +139,17 @@ class HeartbeatService:
         Where it is shared, the guard would kill it after `legitimate_until_s`; and the controllers must have been told
         of this boot, since guests of a host that they only know from a boot before are restarted elsewhere.
         """
-        if not any(pool.pool_id == pool_id for pool in self.shared_pools()):
+        if not self.is_shared(pool_id):
             return True
         return self._lease.published and self._clock.monotonic_s() < self.legitimate_until_s
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
         return self._observer.observations()
+
+    def is_shared(self, pool_id: str) -> bool:
+        """Whether a pool counts as shared with other nodes, as far as is known here by now."""
+        return any(pool.pool_id == pool_id for pool in self.shared_pools())
 
     def shared_pools(self) -> tuple[Pool, ...]:
         """The pools that other nodes use, or may use without this one knowing."""
@@ -187,7 +191,7 @@ class HeartbeatService:
 
     def _on_slot(self, pool_id: str, sent_s: float) -> None:
         # In a pool that nobody else can see, the slot shows nothing to anybody.
-        if not any(pool.pool_id == pool_id for pool in self.shared_pools()):
+        if not self.is_shared(pool_id):
             return
         if self._lease.published:
             self._renew(sent_s, self._ttl_s)

@@ -1,39 +1,176 @@
-"""A guest's folder in a pool. Blocking: for worker threads only.
+"""A guest's folder in a pool, and the lock on it. Blocking: for worker threads only.
 
-`instances/<uid>/` holds `root.qcow2`, `disk.json` (what it was made from), `run-epoch`, and a lock file. `disk.json` is
-written before the image is marked as used and removed after that mark, so that a mark can always be traced and taken
-back.
+`instances/<uid>/` holds the disks, `disk.json` (`disk_record`), `run-epoch`, and a lock file. A file is made under a
+name that ends in `.new`, and renamed when it is whole and durable.
 """
 
-import json
+import errno
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leeward.agent.types import DiskFormat, GuestSpec
-from leeward.errors import FailedPrecondition, StorageError
-from leeward_agent.storage.files import HeldLock, open_locked, replace_durably, sync_directory, sync_file
+from leeward.agent.disk_files import ROOT_DISK
+from leeward.agent.types import GuestSpec, ImageFile
+from leeward.errors import DataLoss, FailedPrecondition, NotFound, StorageError
+from leeward_agent.storage.disk_record import DiskRecord
+from leeward_agent.storage.files import HeldLock, open_locked, replace_durably, sync_directory, sync_file, write_new
 from leeward_agent.storage.images import ImageFolder
+from leeward_agent.storage.layout import (
+    DISK_RECORD,
+    INCOMING,
+    LOCK,
+    NEW,
+    NEW_MEMORY,
+    NEW_SNAPSHOT,
+    is_qcow2,
+)
+from leeward_agent.storage.overlay import backing_file
 
-ROOT_DISK = "root.qcow2"
 GIB = 1024**3
-_NEW_ROOT_DISK = "root.qcow2.new"
-_DISK_RECORD = "disk.json"
-_LOCK = ".lock"
 _LOCK_BOUND_S = 10.0
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class DiskPlan:
-    """A root disk about to be made. Holds the guest's folder locked until `finish` or `give_up`."""
+class GuestFolder:
+    """One guest's folder, whose lock is held."""
 
     path: Path
-    backing: str  # Relative to the disk's folder: hosts may mount the pool in different places.
-    backing_format: DiskFormat
-    size_bytes: int
-    image_digest: str
-    lock: HeldLock
+    images: ImageFolder
+    token: str  # Makes names of temporary files unique.
+
+    @property
+    def uid(self) -> str:
+        """Whose it is."""
+        return self.path.name
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return os.path.lexists(self.path / name)
+
+    def record(self) -> DiskRecord:
+        """What was done here. Raises StorageError."""
+        try:
+            data = (self.path / DISK_RECORD).read_bytes()
+        except FileNotFoundError:
+            return DiskRecord()
+        return DiskRecord.decoded(data, uid=self.uid)
+
+    def write_record(self, record: DiskRecord) -> None:
+        """Replace it, durably."""
+        replace_durably(self.path / DISK_RECORD, record.encoded(), token=self.token)
+
+    def mark(self, digest: str) -> ImageFile:
+        """Note that a disk here is going to be based on the image. Raises NotFound when the image is not here."""
+        record = self.record()
+        if digest not in record.marks:
+            self.write_record(replace(record, marks=(*record.marks, digest)))
+        return self.images.add_user(digest, self.uid)
+
+    def settle(self) -> None:
+        """Take back the marks on images that no disk here is based on."""
+        record = self.record()
+        try:
+            used = {self.base_of(name) for name in self.names() if is_qcow2(name)}
+        except DataLoss:
+            return  # What a damaged disk needs is not known: its image is kept, until the guest is deleted.
+        kept = tuple(digest for digest in record.marks if digest in used)
+        if kept != record.marks:
+            for digest in set(record.marks).difference(kept):
+                self.images.remove_user(digest, self.uid)
+            self.write_record(replace(record, marks=kept))
+
+    def base_of(self, name: str) -> str:
+        """The digest of the image that a disk is based on, empty when it stands alone. Raises DataLoss."""
+        found = backing_file(self.path / name)
+        if not found:
+            return ""
+        image = Path(os.path.normpath(self.path / found))
+        if image.parent != self.images.path:
+            raise DataLoss(f"{name} of guest {self.uid} is based on {found!r}, which is no image of this pool")
+        return image.stem
+
+    def base_name(self, image: ImageFile) -> str:
+        """How a disk's header names the image. Relative: hosts may have the pool in different places."""
+        return os.path.relpath(self.images.file(image.digest, image.format), self.path)
+
+    def names(self) -> list[str]:
+        """All that is here."""
+        return sorted(entry.name for entry in self.path.iterdir())
+
+    def new(self, name: str) -> Path:
+        """Where a file is made that will have that name; what an earlier attempt left there is removed."""
+        path = self.path / (name + NEW)
+        path.unlink(missing_ok=True)
+        return path
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make a file of these bytes, in the place of the one there is."""
+        write_new(self.new(name), data)
+        self.adopt(name)
+
+    def adopt(self, name: str) -> None:
+        """What was made is whole: make it durable, and give it its name."""
+        path = self.path / name
+        made = path.with_name(name + NEW)
+        sync_file(made)
+        made.replace(path)
+        sync_directory(self.path)
+
+    def drop(self, *names: str) -> None:
+        """Delete files, durably. No error when absent."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        sync_directory(self.path)
+
+    def abandon(self, made: Iterable[str] = ()) -> None:
+        """After a failure: nothing half-made stays, nor `made` when there is no root disk that they belong to."""
+        for path in self.path.glob(f"*{NEW}"):
+            if path.name not in (NEW_MEMORY, NEW_SNAPSHOT):  # Those are the hypervisor's to write.
+                path.unlink(missing_ok=True)
+        if not self.has(ROOT_DISK):
+            self.drop(*made)
+
+    def clear(self) -> None:
+        """Remove all that is here. The record goes last, so that no mark on an image is forgotten."""
+        record = self.record()
+        for entry in self.path.iterdir():
+            if entry.name in (LOCK, DISK_RECORD):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+        for digest in record.marks:
+            self.images.remove_user(digest, self.uid)
+        (self.path / DISK_RECORD).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Before the lock is let go: take back marks that are not needed, and remove what cuts have left.
+
+        The folder itself goes when nothing of the guest is in it.
+        """
+        self.settle()
+        if self.has(ROOT_DISK) and self.has(INCOMING):
+            shutil.rmtree(self.path / INCOMING)
+        for path in self.path.glob(f".{DISK_RECORD}.*"):
+            path.unlink(missing_ok=True)
+        left = set(self.names())
+        if left <= {LOCK, DISK_RECORD} and not self.record().marks:
+            (self.path / DISK_RECORD).unlink(missing_ok=True)
+            (self.path / LOCK).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                _remove_empty(self.path)
+                sync_directory(self.path.parent)
+
+    def receiving(self) -> Path:
+        """The folder of what is on its way from another pool."""
+        folder = self.path / INCOMING
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,102 +192,23 @@ class DiskFolder:
             sync_directory(self.path)
         return instance
 
-    def has_disk(self, uid: str) -> bool:
-        """Whether the root disk is here. Raises StorageError when the folder is not readable."""
+    def has(self, uid: str, name: str) -> bool:
+        """Whether the guest has this file. Raises OSError when the folder is not readable."""
         try:
-            os.stat(self.instance(uid) / ROOT_DISK)
+            os.stat(self.instance(uid) / name)
         except FileNotFoundError:
             return False
         return True
 
-    def plan(self, spec: GuestSpec, *, token: str) -> DiskPlan | None:
-        """Prepare a root disk; None when it exists. Raises NotFound (image), FailedPrecondition (too small)."""
-        instance = self.make_instance(spec.uid)
-        lock = HeldLock(open_locked(instance / _LOCK, exclusive=True, bound_s=_LOCK_BOUND_S, create=True))
-        plan = None
-        try:
-            if not self.has_disk(spec.uid):
-                plan = self._plan_locked(spec, instance, lock, token)
-        finally:
-            if plan is None:
-                lock.release()
-        return plan
-
-    def finish(self, plan: DiskPlan) -> None:
-        """The disk is written: make it durable and give it its name. Does nothing after `give_up`."""
-        with plan.lock.last_use():
-            if plan.lock.is_held:
-                sync_file(plan.path)
-                plan.path.rename(plan.path.with_name(ROOT_DISK))
-                sync_directory(plan.path.parent)
-                plan.lock.release()
-
-    def give_up(self, plan: DiskPlan) -> None:
-        """The disk could not be made: leave nothing of it. Does nothing after `finish`."""
-        uid = plan.path.parent.name
-        with plan.lock.last_use():
-            if plan.lock.is_held:
-                try:
-                    if not self.has_disk(uid):
-                        self._forget(uid, plan.image_digest)
-                finally:
-                    plan.lock.release()
-
-    def delete(self, uid: str) -> None:
-        """Remove all that is here for the guest. No error when absent."""
-        instance = self.instance(uid)
-        try:
-            lock_fd = open_locked(instance / _LOCK, exclusive=True, bound_s=_LOCK_BOUND_S, create=True)
-        except FileNotFoundError:
-            return
-        try:
-            digest = _recorded_digest(instance)
-            for entry in instance.iterdir():
-                if entry.name in (_LOCK, _DISK_RECORD):
-                    continue
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink(missing_ok=True)
-            self._forget(uid, digest)
-        finally:
-            os.close(lock_fd)
-
-    def _plan_locked(self, spec: GuestSpec, instance: Path, lock: HeldLock, token: str) -> DiskPlan:
-        (instance / _NEW_ROOT_DISK).unlink(missing_ok=True)
-        earlier = _recorded_digest(instance)
-        if earlier is not None:
-            self.images.remove_user(earlier, spec.uid)
-        record = {"image_digest": spec.image_digest, "disk_gib": spec.disk_gib}
-        replace_durably(instance / _DISK_RECORD, json.dumps(record).encode() + b"\n", token=token)
-        planned = False
-        try:
-            image = self.images.add_user(spec.image_digest, spec.uid)
-            size_bytes = disk_size_bytes(spec, virtual_size_bytes=image.virtual_size_bytes)
-            planned = True
-        finally:
-            if not planned:
-                self._forget(spec.uid, spec.image_digest)
-        return DiskPlan(
-            path=instance / _NEW_ROOT_DISK,
-            backing=os.path.relpath(self.images.file(image.digest, image.format), instance),
-            backing_format=image.format,
-            size_bytes=size_bytes,
-            image_digest=image.digest,
-            lock=lock,
-        )
-
-    def _forget(self, uid: str, digest: str | None) -> None:
-        """Take back the mark on the image and remove the folder, if nothing else is in it. The lock is held."""
-        instance = self.instance(uid)
-        (instance / _NEW_ROOT_DISK).unlink(missing_ok=True)
-        if digest is not None:
-            self.images.remove_user(digest, uid)
-        (instance / _DISK_RECORD).unlink(missing_ok=True)
-        if all(entry.name == _LOCK for entry in instance.iterdir()):
-            (instance / _LOCK).unlink(missing_ok=True)
-            instance.rmdir()
-            sync_directory(self.path)
+    def lock(self, uid: str, *, token: str) -> tuple[GuestFolder, HeldLock]:
+        """The guest's folder, made unless it exists, with its lock. Raises StorageError when another has it."""
+        for _ in range(_ATTEMPTS):
+            instance = self.make_instance(uid)
+            # Whoever had the lock before may have removed the folder.
+            with suppress(FileNotFoundError):
+                lock = HeldLock(open_locked(instance / LOCK, exclusive=True, bound_s=_LOCK_BOUND_S, create=True))
+                return GuestFolder(instance, self.images, token), lock
+        raise StorageError(f"the folder of guest {uid} comes and goes")
 
 
 def disk_size_bytes(spec: GuestSpec, *, virtual_size_bytes: int) -> int:
@@ -168,14 +226,14 @@ def disk_size_bytes(spec: GuestSpec, *, virtual_size_bytes: int) -> int:
     return wanted
 
 
-def _recorded_digest(instance: Path) -> str | None:
+def no_disk(uid: str, pool_id: str) -> NotFound:
+    """The guest has no root disk here."""
+    return NotFound(f"guest {uid} has no disk in pool {pool_id}", resource=uid)
+
+
+def _remove_empty(path: Path) -> None:
     try:
-        content = json.loads((instance / _DISK_RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise StorageError(f"{_DISK_RECORD} of {instance.name} cannot be understood") from error
-    digest = content.get("image_digest") if isinstance(content, dict) else None
-    if not isinstance(digest, str):
-        raise StorageError(f"{_DISK_RECORD} of {instance.name} names no image")
-    return digest
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:  # Something has just been put there.
+            raise

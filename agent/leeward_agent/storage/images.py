@@ -5,21 +5,37 @@ disk is based on it. That folder decides whether the image may go: removing a fo
 atomically and at the server, whatever this host has cached.
 """
 
+import contextlib
 import hashlib
 import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from leeward.agent.types import DiskFormat, ImageFile
 from leeward.errors import DataLoss, FailedPrecondition, ImageRefused, NotFound
-from leeward_agent.storage.files import locked, sync_directory, try_lock, write_all
+from leeward_agent.storage.files import HeldLock, locked, open_locked, sync_directory, try_lock, write_all
 from leeward_agent.storage.image_format import HEAD_BYTES, check_image
+from leeward_agent.storage.names import is_digest
 
 _UPLOAD_PREFIX = ".upload-"
 _PUBLISH_LOCK = ".lock"
 _LOCK_BOUND_S = 10.0
+_PART_PREFIX = ".part-"
+_PART_KEPT_S = 3600.0
+_SUFFIXES = frozenset(image_format.value for image_format in DiskFormat)
 _USERS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image as it lies there; users as uids."""
+
+    digest: str
+    size_bytes: int
+    users: tuple[str, ...]
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +72,18 @@ class ImageFolder:
             image = self.find(digest)
             if image is not None:
                 self._users(digest).mkdir(mode=0o700, exist_ok=True)
+                os.utime(self.file(digest, image.format))  # Asked for now, so as good as new for who counts its age.
                 sync_directory(self.path)
             return image
+
+    def publish(self, made: Path, digest: str, image_format: DiskFormat) -> None:
+        """Give a file that is whole and durable the name of an image."""
+        made.chmod(0o644)
+        os.utime(made)
+        with locked(self.path / _PUBLISH_LOCK, exclusive=True, bound_s=_LOCK_BOUND_S, create=True):
+            self._users(digest).mkdir(mode=0o700, exist_ok=True)
+            made.rename(self.file(digest, image_format))
+            sync_directory(self.path)
 
     def add_user(self, digest: str, uid: str) -> ImageFile:
         """Note that the guest's disk is based on the image. Raises NotFound when the image is not here."""
@@ -96,6 +122,27 @@ class ImageFolder:
             for image_format in DiskFormat:
                 self.file(digest, image_format).unlink(missing_ok=True)
             sync_directory(self.path)
+        self.sweep()
+
+    def everything(self) -> list[ListedImage]:
+        """All images here, in order of digest."""
+        now = self.now()
+        listed = []
+        for entry in sorted(os.scandir(self.path), key=lambda entry: entry.name):
+            digest, _, suffix = entry.name.partition(".")
+            if suffix in _SUFFIXES and is_digest(digest):
+                with contextlib.suppress(FileNotFoundError):  # It is being deleted.
+                    found = entry.stat(follow_symlinks=False)
+                    age_s = max(0.0, now - found.st_mtime)
+                    listed.append(ListedImage(digest, found.st_size, self.users(digest), age_s))
+        return listed
+
+    def users(self, digest: str) -> tuple[str, ...]:
+        """The guests whose disks are based on the image, in order."""
+        try:
+            return tuple(sorted(entry.name for entry in self._users(digest).iterdir()))
+        except FileNotFoundError:
+            return ()
 
     def read(self, digest: str, *, offset: int, length: int) -> bytes:
         """Part of the image; empty at its end. Raises NotFound."""
@@ -111,17 +158,38 @@ class ImageFolder:
         raise NotFound.named(f"image {digest} in pool {self.pool_id}")
 
     def sweep(self) -> None:
-        """Remove what uploads left behind that died. One that is under way, on any host, holds a lock on its file."""
-        for leftover in self.path.glob(f"{_UPLOAD_PREFIX}*"):
+        """Remove what uploads left behind that died, and parts of fetched images that nobody came back for.
+
+        One that is under way, on any host, holds a lock on its file.
+        """
+        leftovers = [(path, 0.0) for path in self.path.glob(f"{_UPLOAD_PREFIX}*")]
+        parts = [(path, _PART_KEPT_S) for path in self.path.glob(f"{_PART_PREFIX}*")]
+        now = self.now() if parts else 0.0
+        for leftover, kept_s in (*leftovers, *parts):
             try:
                 fd = os.open(leftover, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 continue
             try:
-                if try_lock(fd, exclusive=True):
+                is_old = not kept_s or now - os.fstat(fd).st_mtime > kept_s
+                if is_old and try_lock(fd, exclusive=True):
                     leftover.unlink(missing_ok=True)
             finally:
                 os.close(fd)
+
+    def part(self, digest: str) -> tuple[Path, HeldLock]:
+        """What has come of an image so far, with its lock. Raises StorageError while somebody else fetches it."""
+        path = self.path / f"{_PART_PREFIX}{digest}"
+        return path, HeldLock(open_locked(path, exclusive=True, bound_s=_LOCK_BOUND_S, create=True))
+
+    def now(self) -> float:
+        """The time by the clock that stamps files here, which may be another host's."""
+        fd, path = tempfile.mkstemp(prefix=_UPLOAD_PREFIX, dir=self.path)
+        try:
+            return os.fstat(fd).st_mtime
+        finally:
+            os.close(fd)
+            Path(path).unlink(missing_ok=True)
 
     def upload(self, *, digest: str, image_format: DiskFormat, size_bytes: int, token: str) -> "Upload":
         """Begin to receive an image."""
@@ -175,11 +243,7 @@ class Upload:
                 raise ImageRefused(f"the bytes have the SHA-256 {found}, not the declared {self._digest}")
             image = self._check_head()
             os.fsync(self._fd)
-            folder = self._folder
-            with locked(folder.path / _PUBLISH_LOCK, exclusive=True, bound_s=_LOCK_BOUND_S, create=True):
-                (folder.path / f"{self._digest}.users").mkdir(mode=0o700, exist_ok=True)
-                self._temporary.rename(folder.file(self._digest, self._format))
-                sync_directory(folder.path)
+            self._folder.publish(self._temporary, self._digest, self._format)
             self._close()
             return image
 

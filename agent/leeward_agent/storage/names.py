@@ -12,16 +12,26 @@ _NODE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 def checked_uid(uid: str) -> str:
     """`uid` itself, when it is 1 to 63 characters of `a-z0-9-`. Raises InvalidArgument."""
-    if not _UID.fullmatch(uid):
+    if not is_uid(uid):
         raise InvalidArgument.field("uid", f"{uid!r} is not 1 to 63 characters of a-z, 0-9 and '-'")
     return uid
 
 
 def checked_digest(digest: str) -> str:
     """`digest` itself, when it is a SHA-256 in lower-case hexadecimal. Raises InvalidArgument."""
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise InvalidArgument.field("digest", f"{digest!r} is not a SHA-256 in lower-case hexadecimal")
     return digest
+
+
+def is_digest(digest: str) -> bool:
+    """Whether `digest` is a SHA-256 in lower-case hexadecimal."""
+    return _DIGEST.fullmatch(digest) is not None
+
+
+def is_uid(uid: str) -> bool:
+    """Whether `uid` may name a guest's folder."""
+    return _UID.fullmatch(uid) is not None
 
 
 def checked_node(node: str) -> str:

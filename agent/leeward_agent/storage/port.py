@@ -1,11 +1,12 @@
 """What the agent asks of a pool. Implemented over a directory and in memory; one contract suite holds both."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from leeward.agent.types import DiskFormat, GuestSpec, ImageFile, PoolReport
+from leeward.agent.types import PoolInventory, PoolReport
+from leeward_agent.storage.port_disks import DiskStore, MemoryStore, SnapshotStore, TransferStore
+from leeward_agent.storage.port_images import ImageStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Slot:
     guests: tuple[str, ...] = ()  # uids of the guests running when it was written, as many as fit the slot
 
 
-class Pool(Protocol):
+class Pool(ImageStore, DiskStore, MemoryStore, SnapshotStore, TransferStore, Protocol):
     """A place for disks. All methods raise StorageError when the pool cannot be reached, within a bounded time.
 
     Uids, digests and node names are checked, and InvalidArgument raised, before anything is touched.
@@ -57,44 +58,17 @@ class Pool(Protocol):
         ...
 
     async def report(self) -> PoolReport:
-        """Capacity and health. Never raises: a pool that cannot be reached reports `healthy=False`."""
-        ...
+        """Capacity and health. Never raises: a pool that cannot be reached reports `healthy=False`.
 
-    async def store_image(
-        self, *, digest: str, format: DiskFormat, size_bytes: int, chunks: AsyncIterator[bytes]
-    ) -> ImageFile:
-        """Keep an image; whole or not at all, durable when answered. `chunks` is not read when it is there already.
-
-        Raises ImageRefused.
+        `shared` is left False: who else has the pool, the heartbeats know.
         """
         ...
 
-    def read_image(self, *, digest: str, offset: int) -> AsyncIterator[bytes]:
-        """The image's bytes from `offset` in chunks of at most 1 MiB. Raises NotFound."""
-        ...
+    async def inventory(self) -> PoolInventory:
+        """All that is here now: images in order of digest, guests in order of uid; ages by the pool's own clock.
 
-    async def delete_image(self, *, digest: str) -> None:
-        """Remove it; no error when absent. Raises FailedPrecondition while a disk is based on it."""
-        ...
-
-    async def create_disk(self, spec: GuestSpec) -> None:
-        """Make the copy-on-write root disk, unless it exists; durable when answered.
-
-        It is `disk_gib` large, or as large as the image when that is 0. Raises NotFound when the image is absent, and
-        FailedPrecondition when `disk_gib` is smaller than the image's virtual size.
+        An image's age counts from when it came or was last asked for, a guest's from the last file made or removed.
         """
-        ...
-
-    async def delete_disk(self, uid: str) -> None:
-        """Delete all that the pool holds for the guest. No error when absent."""
-        ...
-
-    async def has_disk(self, uid: str) -> bool:
-        """Whether the guest's root disk is here."""
-        ...
-
-    def disk_path(self, uid: str) -> Path:
-        """Where the guest's root disk is on this host."""
         ...
 
     async def read_run_epoch(self, uid: str) -> RunEpochRecord | None:

@@ -9,6 +9,7 @@ from leeward.errors import StorageError
 
 _MAX_MESSAGE_CHARACTERS = 500
 _REAP_BOUND_S = 2.0
+_NO_SPACE = "No space left on device"  # strerror(ENOSPC) in the locale C.
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,9 @@ class QemuImg:
     program: str = "qemu-img"
     prlimit: str = "prlimit"  # util-linux; sets the limits between fork and exec without Python code in the child.
     timeout_s: float = 60.0
+    convert_timeout_s: float = 4 * 3600.0  # Of reading and writing a whole disk.
     cpu_s: int = 30
+    convert_cpu_s: int = 2 * 3600
     memory_bytes: int = 1024**3
     open_files: int = 64
 
@@ -31,13 +34,33 @@ class QemuImg:
             "create", "-q", "-f", "qcow2", "-F", backing_format.value, "-b", backing, str(path), str(size_bytes)
         )
 
-    async def _run(self, *arguments: str) -> None:
+    async def create(self, path: Path, *, size_bytes: int) -> None:
+        """Make an empty qcow2 file. Raises as `create_overlay`."""
+        await self._run("create", "-q", "-f", "qcow2", str(path), str(size_bytes))
+
+    async def resize(self, path: Path, *, size_bytes: int) -> None:
+        """Make a qcow2 file larger; it refuses to make it smaller. Raises as `create_overlay`."""
+        await self._run("resize", "-q", "-f", "qcow2", str(path), str(size_bytes))
+
+    async def convert(self, source: Path, target: Path, *, compress: bool = False) -> None:
+        """Copy a qcow2 file and what it is based on to a standalone one, which is on stable storage at the end.
+
+        It refuses while a QEMU has the source open for writing. Raises as `create_overlay`.
+        """
+        options = ["-c"] if compress else []
+        await self._run(
+            "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-t", "writeback", *options, str(source), str(target),
+            timeout_s=self.convert_timeout_s, cpu_s=self.convert_cpu_s,
+        )  # fmt: skip
+
+    async def _run(self, *arguments: str, timeout_s: float | None = None, cpu_s: int | None = None) -> None:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         # No working directory is set: changing into a pool that hangs would block this process until the child has
         # reached exec.
         command = [
             self.prlimit,
             f"--as={self.memory_bytes}",
-            f"--cpu={self.cpu_s}",
+            f"--cpu={self.cpu_s if cpu_s is None else cpu_s}",
             f"--nofile={self.open_files}",
             "--core=0",
             self.program,
@@ -54,16 +77,17 @@ class QemuImg:
         except OSError as error:
             raise StorageError(f"{self.prlimit} cannot be run: {error}") from error
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(timeout_s):
                 _, stderr = await process.communicate()
         except TimeoutError as error:
-            raise StorageError(f"qemu-img {arguments[0]} was not done within {self.timeout_s:g} s") from error
+            raise StorageError(f"qemu-img {arguments[0]} was not done within {timeout_s:g} s") from error
         finally:
             if process.returncode is None:
                 await _kill(process)
         if process.returncode != 0:
             said = stderr.decode(errors="replace").strip()[:_MAX_MESSAGE_CHARACTERS]
-            raise StorageError(f"qemu-img {arguments[0]} failed ({process.returncode}): {said}")
+            reason = "POOL_FULL" if _NO_SPACE in said else None
+            raise StorageError(f"qemu-img {arguments[0]} failed ({process.returncode}): {said}", reason=reason)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

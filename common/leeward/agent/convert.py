@@ -1,13 +1,13 @@
-"""The values of `leeward.agent.types` to and from their protobuf messages.
+"""The values of `leeward.agent.types` to and from their protobuf messages, which have the same field names.
 
-With `leeward.agent.client` and the agent's servicer, this is all that sees messages of the agent API. Decoding
+With `leeward.agent.client` and the agent's servicers, this is all that sees messages of the agent API. Decoding
 checks what the wire cannot promise: a sub-message that is missing, or an enum value of another version, raises
 InvalidArgument.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -16,40 +16,73 @@ from leeward.agent.types import (
     ConsoleChunk,
     DiskFormat,
     GuestSpec,
-    GuestState,
     GuestStatus,
     ImageFile,
+    Inventory,
     MigrationDestination,
     MigrationLimits,
-    MigrationPhase,
     MigrationProgress,
-    Nic,
     NodeReport,
-    PoolKind,
-    PoolReport,
+    PoolSource,
     RebootMode,
     SlotObservation,
-    StopCause,
+    SnapshotFile,
 )
 from leeward.agent.v1 import agent_pb2 as pb
 from leeward.errors import InvalidArgument
+from leeward.mapping import from_message, to_message
 
+_Value = TypeVar("_Value")
+_Wire = TypeVar("_Wire", bound=Message)
 _Member = TypeVar("_Member", bound=StrEnum)
-_Wire = TypeVar("_Wire", bound=int)
+_WireEnum = TypeVar("_WireEnum", bound=int)
 
 
-class _EnumMap(Generic[_Member, _Wire]):
-    """One enum of ours and its wire twin, whose values have the same names behind the enum's own prefix."""
+class _WithCaller(Protocol):
+    @property
+    def caller(self) -> pb.Caller: ...
 
-    def __init__(self, members: type[_Member], prefix: str, wire: Mapping[str, _Wire]) -> None:
+
+class _WithSpec(Protocol):
+    @property
+    def spec(self) -> pb.GuestSpec: ...
+
+
+class _WithSource(Protocol):
+    @property
+    def source(self) -> pb.PoolSource: ...
+
+
+def _filled(value: Any, message: _Wire) -> _Wire:
+    to_message(value, message)
+    return message
+
+
+def _read(kind: type[_Value], message: Message) -> _Value:
+    try:
+        return from_message(kind, message)
+    except ValueError as error:
+        raise InvalidArgument(f"a {kind.__name__} cannot be understood: {error}") from error
+
+
+def _part(kind: type[_Value], request: Any, field: str) -> _Value:
+    if not request.HasField(field):
+        raise InvalidArgument.field(field, "is missing")
+    return _read(kind, getattr(request, field))
+
+
+class _EnumMap(Generic[_Member, _WireEnum]):
+    """One enum of ours that is a field of a request by itself, and its wire twin."""
+
+    def __init__(self, members: type[_Member], prefix: str, wire: Mapping[str, _WireEnum]) -> None:
         self._name = members.__name__
         self._to_wire = {member: wire[f"{prefix}_{member.name}"] for member in members}
         self._from_wire = {value: member for member, value in self._to_wire.items()}
 
-    def to_wire(self, member: _Member) -> _Wire:
+    def to_wire(self, member: _Member) -> _WireEnum:
         return self._to_wire[member]
 
-    def from_wire(self, value: _Wire) -> _Member:
+    def from_wire(self, value: _WireEnum) -> _Member:
         """Raises InvalidArgument for 0 (never set) and for a value of a later version."""
         member = self._from_wire.get(value)
         if member is None:
@@ -57,12 +90,8 @@ class _EnumMap(Generic[_Member, _Wire]):
         return member
 
 
-_guest_state = _EnumMap(GuestState, "GUEST_STATE", dict(pb.GuestState.items()))
-_stop_cause = _EnumMap(StopCause, "STOP_CAUSE", dict(pb.StopCause.items()))
 _disk_format = _EnumMap(DiskFormat, "DISK_FORMAT", dict(pb.DiskFormat.items()))
-_pool_kind = _EnumMap(PoolKind, "POOL_KIND", dict(pb.PoolKind.items()))
 _reboot_mode = _EnumMap(RebootMode, "REBOOT_MODE", dict(pb.RebootMode.items()))
-_migration_phase = _EnumMap(MigrationPhase, "MIGRATION_PHASE", dict(pb.MigrationPhase.items()))
 
 disk_format_to_wire = _disk_format.to_wire
 disk_format_from_wire = _disk_format.from_wire
@@ -70,261 +99,116 @@ reboot_mode_to_wire = _reboot_mode.to_wire
 reboot_mode_from_wire = _reboot_mode.from_wire
 
 
-def _require(message: Message, field: str) -> None:
-    if not message.HasField(field):
-        raise InvalidArgument.field(field, "is missing")
-
-
 def caller_to_wire(caller: Caller) -> pb.Caller:
-    return pb.Caller(operation=caller.operation, step=caller.step, claim_revision=caller.claim_revision)
+    return _filled(caller, pb.Caller())
 
 
-def caller_of(
-    request: pb.CreateDiskRequest
-    | pb.ClaimRunEpochRequest
-    | pb.StartGuestRequest
-    | pb.StopGuestRequest
-    | pb.RebootGuestRequest
-    | pb.ResumeGuestRequest
-    | pb.RemoveGuestRequest
-    | pb.DeleteDiskRequest
-    | pb.MigrateGuestRequest
-    | pb.CancelMigrationRequest,
-) -> Caller:
+def caller_of(request: _WithCaller) -> Caller:
     """Who makes a mutating call. Raises InvalidArgument when it does not say so fully."""
-    _require(request, "caller")
-    wire = request.caller
-    if not wire.operation or wire.claim_revision <= 0:
+    caller = _part(Caller, request, "caller")
+    if not caller.operation or caller.claim_revision <= 0:
         raise InvalidArgument.field("caller", "needs the operation's name and a positive claim_revision")
-    return Caller(operation=wire.operation, step=wire.step, claim_revision=wire.claim_revision)
+    return caller
 
 
 def spec_to_wire(spec: GuestSpec) -> pb.GuestSpec:
-    return pb.GuestSpec(
-        uid=spec.uid,
-        name=spec.name,
-        vcpus=spec.vcpus,
-        memory_mib=spec.memory_mib,
-        disk_gib=spec.disk_gib,
-        pool_id=spec.pool_id,
-        image_digest=spec.image_digest,
-        image_format=_disk_format.to_wire(spec.image_format),
-        run_epoch=spec.run_epoch,
-        nics=[pb.Nic(mac=nic.mac, bridge=nic.bridge) for nic in spec.nics],
-    )
+    return _filled(spec, pb.GuestSpec())
 
 
-def spec_of(
-    request: pb.CreateDiskRequest
-    | pb.ClaimRunEpochRequest
-    | pb.StartGuestRequest
-    | pb.DeleteDiskRequest
-    | pb.MigrateGuestRequest,
-) -> GuestSpec:
+def spec_of(request: _WithSpec) -> GuestSpec:
     """The guest that a call is about. Raises InvalidArgument when it is missing."""
-    _require(request, "spec")
-    wire = request.spec
-    return GuestSpec(
-        uid=wire.uid,
-        name=wire.name,
-        vcpus=wire.vcpus,
-        memory_mib=wire.memory_mib,
-        disk_gib=wire.disk_gib,
-        pool_id=wire.pool_id,
-        image_digest=wire.image_digest,
-        image_format=_disk_format.from_wire(wire.image_format),
-        run_epoch=wire.run_epoch,
-        nics=tuple(Nic(mac=nic.mac, bridge=nic.bridge) for nic in wire.nics),
-    )
+    return _part(GuestSpec, request, "spec")
 
 
 def status_to_wire(status: GuestStatus) -> pb.GuestStatus:
-    return pb.GuestStatus(
-        uid=status.uid,
-        name=status.name,
-        state=_guest_state.to_wire(status.state),
-        stop_cause=_stop_cause.to_wire(status.stop_cause),
-        run_epoch=status.run_epoch,
-        migrating=status.migrating,
-    )
+    return _filled(status, pb.GuestStatus())
 
 
 def status_from_wire(wire: pb.GuestStatus) -> GuestStatus:
-    return GuestStatus(
-        uid=wire.uid,
-        name=wire.name,
-        state=_guest_state.from_wire(wire.state),
-        stop_cause=_stop_cause.from_wire(wire.stop_cause),
-        run_epoch=wire.run_epoch,
-        migrating=wire.migrating,
-    )
+    return _read(GuestStatus, wire)
 
 
 def observation_to_wire(observation: SlotObservation) -> pb.SlotObservation:
-    return pb.SlotObservation(
-        pool_id=observation.pool_id,
-        node=observation.node,
-        boot_id=observation.boot_id,
-        sequence=observation.sequence,
-        silent_s=observation.silent_s,
-    )
+    return _filled(observation, pb.SlotObservation())
 
 
 def observation_from_wire(wire: pb.SlotObservation) -> SlotObservation:
-    return SlotObservation(
-        pool_id=wire.pool_id, node=wire.node, boot_id=wire.boot_id, sequence=wire.sequence, silent_s=wire.silent_s
-    )
+    return _read(SlotObservation, wire)
 
 
 def image_to_wire(image: ImageFile) -> pb.ImageFile:
-    return pb.ImageFile(
-        digest=image.digest,
-        size_bytes=image.size_bytes,
-        virtual_size_bytes=image.virtual_size_bytes,
-        format=_disk_format.to_wire(image.format),
-    )
+    return _filled(image, pb.ImageFile())
 
 
 def image_from_wire(wire: pb.ImageFile) -> ImageFile:
-    return ImageFile(
-        digest=wire.digest,
-        size_bytes=wire.size_bytes,
-        virtual_size_bytes=wire.virtual_size_bytes,
-        format=_disk_format.from_wire(wire.format),
-    )
+    return _read(ImageFile, wire)
+
+
+def snapshot_to_wire(snapshot: SnapshotFile) -> pb.SnapshotFile:
+    return _filled(snapshot, pb.SnapshotFile())
+
+
+def snapshot_from_wire(wire: pb.SnapshotFile) -> SnapshotFile:
+    return _read(SnapshotFile, wire)
+
+
+def source_to_wire(source: PoolSource) -> pb.PoolSource:
+    return _filled(source, pb.PoolSource())
+
+
+def source_of(request: _WithSource) -> PoolSource:
+    """Where something is to be had. Raises InvalidArgument when it is missing."""
+    return _part(PoolSource, request, "source")
+
+
+def inventory_to_wire(inventory: Inventory) -> pb.Inventory:
+    return _filled(inventory, pb.Inventory())
+
+
+def inventory_from_wire(wire: pb.Inventory) -> Inventory:
+    return _read(Inventory, wire)
 
 
 def destination_to_wire(destination: MigrationDestination) -> pb.MigrationDestination:
-    return pb.MigrationDestination(node=destination.node, address=destination.address, boot_id=destination.boot_id)
+    return _filled(destination, pb.MigrationDestination())
 
 
 def destination_of(request: pb.MigrateGuestRequest) -> MigrationDestination:
     """Where a migration goes. Raises InvalidArgument when it is missing."""
-    _require(request, "destination")
-    wire = request.destination
-    return MigrationDestination(node=wire.node, address=wire.address, boot_id=wire.boot_id)
+    return _part(MigrationDestination, request, "destination")
 
 
 def limits_to_wire(limits: MigrationLimits) -> pb.MigrationLimits:
-    return pb.MigrationLimits(
-        bandwidth_mib_s=limits.bandwidth_mib_s,
-        max_downtime_ms=limits.max_downtime_ms,
-        timeout_s=limits.timeout_s,
-    )
+    return _filled(limits, pb.MigrationLimits())
 
 
 def limits_of(request: pb.MigrateGuestRequest) -> MigrationLimits:
     """The bounds of a migration. Raises InvalidArgument when they are missing."""
-    _require(request, "limits")
-    return MigrationLimits(
-        bandwidth_mib_s=request.limits.bandwidth_mib_s,
-        max_downtime_ms=request.limits.max_downtime_ms,
-        timeout_s=request.limits.timeout_s,
-    )
+    return _part(MigrationLimits, request, "limits")
 
 
 def progress_to_wire(progress: MigrationProgress) -> pb.MigrationProgress:
-    return pb.MigrationProgress(
-        phase=_migration_phase.to_wire(progress.phase),
-        elapsed_ms=progress.elapsed_ms,
-        memory_total_bytes=progress.memory_total_bytes,
-        memory_processed_bytes=progress.memory_processed_bytes,
-        memory_remaining_bytes=progress.memory_remaining_bytes,
-        dirty_rate_bytes_s=progress.dirty_rate_bytes_s,
-        throughput_bytes_s=progress.throughput_bytes_s,
-        iteration=progress.iteration,
-        remaining_ms=progress.remaining_ms,
-        expected_downtime_ms=progress.expected_downtime_ms,
-        downtime_ms=progress.downtime_ms,
-        decision=progress.decision,
-        error=progress.error,
-    )
+    return _filled(progress, pb.MigrationProgress())
 
 
 def progress_from_wire(wire: pb.MigrationProgress) -> MigrationProgress:
-    return MigrationProgress(
-        phase=_migration_phase.from_wire(wire.phase),
-        elapsed_ms=wire.elapsed_ms,
-        memory_total_bytes=wire.memory_total_bytes,
-        memory_processed_bytes=wire.memory_processed_bytes,
-        memory_remaining_bytes=wire.memory_remaining_bytes,
-        dirty_rate_bytes_s=wire.dirty_rate_bytes_s,
-        throughput_bytes_s=wire.throughput_bytes_s,
-        iteration=wire.iteration,
-        remaining_ms=wire.remaining_ms,
-        expected_downtime_ms=wire.expected_downtime_ms,
-        downtime_ms=wire.downtime_ms,
-        decision=wire.decision,
-        error=wire.error,
-    )
+    return _read(MigrationProgress, wire)
 
 
 def console_from_wire(wire: pb.ReadConsoleResponse) -> ConsoleChunk:
-    return ConsoleChunk(data=wire.data, next_offset=wire.next_offset, end_offset=wire.end_offset)
+    return _read(ConsoleChunk, wire)
 
 
 def console_to_wire(chunk: ConsoleChunk) -> pb.ReadConsoleResponse:
-    return pb.ReadConsoleResponse(data=chunk.data, next_offset=chunk.next_offset, end_offset=chunk.end_offset)
+    return _filled(chunk, pb.ReadConsoleResponse())
 
 
 def report_to_wire(report: NodeReport) -> pb.NodeReport:
-    return pb.NodeReport(
-        node=report.node,
-        boot_id=report.boot_id,
-        agent_id=report.agent_id,
-        address=report.address,
-        vcpus=report.vcpus,
-        memory_mib=report.memory_mib,
-        pools=[_pool_to_wire(pool) for pool in report.pools],
-        hypervisor=report.hypervisor,
-        hypervisor_version=report.hypervisor_version,
-        agent_version=report.agent_version,
-        guard_armed=report.guard_armed,
-        lease_ttl_s=report.lease_ttl_s,
-        guard_delay_s=report.guard_delay_s,
-        labels=report.labels,
-        draining=report.draining,
-    )
+    return _filled(report, pb.NodeReport())
 
 
 def report_from_wire(wire: pb.NodeReport) -> NodeReport:
-    return NodeReport(
-        node=wire.node,
-        boot_id=wire.boot_id,
-        agent_id=wire.agent_id,
-        address=wire.address,
-        vcpus=wire.vcpus,
-        memory_mib=wire.memory_mib,
-        pools=tuple(_pool_from_wire(pool) for pool in wire.pools),
-        hypervisor=wire.hypervisor,
-        hypervisor_version=wire.hypervisor_version,
-        agent_version=wire.agent_version,
-        guard_armed=wire.guard_armed,
-        lease_ttl_s=wire.lease_ttl_s,
-        guard_delay_s=wire.guard_delay_s,
-        labels=dict(wire.labels),
-        draining=wire.draining,
-    )
-
-
-def _pool_to_wire(pool: PoolReport) -> pb.PoolReport:
-    return pb.PoolReport(
-        pool_id=pool.pool_id,
-        kind=_pool_kind.to_wire(pool.kind),
-        capacity_gib=pool.capacity_gib,
-        available_gib=pool.available_gib,
-        healthy=pool.healthy,
-    )
-
-
-def _pool_from_wire(wire: pb.PoolReport) -> PoolReport:
-    return PoolReport(
-        pool_id=wire.pool_id,
-        kind=_pool_kind.from_wire(wire.kind),
-        capacity_gib=wire.capacity_gib,
-        available_gib=wire.available_gib,
-        healthy=wire.healthy,
-    )
+    return _read(NodeReport, wire)
 
 
 def encode_node_report(report: NodeReport) -> bytes:

@@ -42,6 +42,20 @@ class PoolKind(StrEnum):
     DIRECTORY = "DIRECTORY"  # A directory; shared when two nodes report the same pool id.
 
 
+class MachineType(StrEnum):
+    """The chipset that a guest sees."""
+
+    Q35 = "q35"  # PCI Express.
+    PC = "pc"  # The older i440FX, for guests that know nothing newer.
+
+
+class Firmware(StrEnum):
+    """What a guest boots with."""
+
+    BIOS = "bios"  # SeaBIOS.
+    UEFI = "uefi"  # OVMF, with variables of the guest's own beside its disk.
+
+
 class RebootMode(StrEnum):
     """How a guest is restarted."""
 
@@ -82,6 +96,21 @@ class PoolReport:
     capacity_gib: int
     available_gib: int
     healthy: bool = True
+    shared: bool = False  # Whether other hosts can have it too, as far as this host can tell.
+    root: str = ""  # Its directory on that host, for agents that send guests there; controllers never name a path.
+
+
+@dataclass(frozen=True, slots=True)
+class CpuReport:
+    """The processor that guests can have on a host.
+
+    `model` and `features` are what a guest without a named model gets; `usable_models` are the named ones that can be
+    had, in order of name.
+    """
+
+    model: str = ""
+    features: tuple[str, ...] = ()
+    usable_models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,7 @@ class NodeReport:
     guard_delay_s: float
     labels: dict[str, str] = field(default_factory=dict)
     draining: bool = False
+    cpu: CpuReport = field(default_factory=CpuReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +144,27 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudInit:
+    """What a guest is told at its first boot, through a NoCloud seed disk."""
+
+    user_data: bytes = b""
+    ssh_authorized_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RescueImage:
+    """The image that a guest boots in rescue, before its own disk."""
+
+    digest: str
+    format: DiskFormat
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """All that an agent needs to run a guest. Never XML, never a path."""
+    """All that an agent needs to run a guest. Never XML, never a path.
+
+    With `rescue` it boots a disk made from that image, and its own root disk comes second.
+    """
 
     uid: str
     name: str
@@ -127,6 +176,12 @@ class GuestSpec:
     image_format: DiskFormat
     run_epoch: int
     nics: tuple[Nic, ...] = ()
+    data_disks_gib: tuple[int, ...] = ()
+    machine: MachineType = MachineType.Q35
+    firmware: Firmware = Firmware.BIOS
+    cpu_model: str = ""  # A named model; empty: as the host's.
+    cloud_init: CloudInit | None = None
+    rescue: RescueImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +223,28 @@ class MigrationDestination:
     boot_id: str = ""
 
 
+class Escalation(StrEnum):
+    """How far a live migration may go to come to its end with a guest that changes its memory fast."""
+
+    NONE = "NONE"  # Only copy; when it does not converge, its timeout ends it.
+    AUTO_CONVERGE = "AUTO_CONVERGE"  # Slow the guest's processors down.
+    POST_COPY = "POST_COPY"  # Then switch over and fetch the rest: the guest is lost if either host dies in that time.
+    PAUSE = "PAUSE"  # Halt the guest until the rest is copied, whatever the downtime. Does without post-copy.
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationLimits:
-    """Bounds of a live migration; 0 leaves a value to the hypervisor."""
+    """Bounds of a live migration; 0 leaves a value to the hypervisor.
+
+    With `copies_disks` the guest's disks are in a pool of the source alone and are copied into `target_pool_id`.
+    """
 
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 300
     timeout_s: float = 3600.0
+    escalation: Escalation = Escalation.AUTO_CONVERGE
+    copies_disks: bool = False
+    target_pool_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +262,9 @@ class MigrationProgress:
     remaining_ms: int = 0
     expected_downtime_ms: int = 0
     downtime_ms: int = 0
+    disk_total_bytes: int = 0
+    disk_processed_bytes: int = 0
+    disk_remaining_bytes: int = 0
     decision: str = ""
     error: str = ""
 
@@ -204,6 +277,66 @@ class ImageFile:
     size_bytes: int
     virtual_size_bytes: int
     format: DiskFormat
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """An image made of a guest's root disk; `quiesced` when the guest's file systems were frozen at that moment."""
+
+    image: ImageFile
+    quiesced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSource:
+    """Where another node's agent offers images and disks of one of its pools."""
+
+    node: str
+    address: str
+    pool_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldImage:
+    """An image in a pool, as an inventory finds it: whose disks are based on it, and how long it has lain there."""
+
+    digest: str
+    size_bytes: int
+    users: tuple[str, ...]
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGuest:
+    """What a pool holds for one guest: the names of the files, and the right to run as recorded beside them."""
+
+    uid: str
+    files: tuple[str, ...]
+    run_epoch: int
+    node: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInventory:
+    """All that a pool holds."""
+
+    pool_id: str
+    images: tuple[HeldImage, ...]
+    guests: tuple[HeldGuest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that one host holds: its pools, the guests its hypervisor knows, and what lies in the agent's own folders.
+
+    `sockets` and `console_logs` are the uids of guests that such a file was found for.
+    """
+
+    pools: tuple[PoolInventory, ...]
+    guests: tuple[GuestStatus, ...]
+    sockets: tuple[str, ...]
+    console_logs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`leeward admin`: set up etcd for a cluster."""
+"""`leeward admin`: set up etcd for a cluster, and audit the cluster."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from leeward.cli.audit import audit
 from leeward.errors import PermissionDenied
 from leeward.identity import ETCD_SERVER_NAME, Principal, Role
 
 if TYPE_CHECKING:
     from leeward.store.etcd import EtcdAuth
 
-app = typer.Typer(name="admin", help="Set up etcd for a cluster.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    name="admin",
+    help="Set up etcd for a cluster, and audit the cluster.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.command()(audit)
 
 Etcd = Annotated[
     list[str],

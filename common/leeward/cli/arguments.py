@@ -18,6 +18,12 @@ ImageName: TypeAlias = Annotated[
 FlavorName: TypeAlias = Annotated[
     str, typer.Argument(metavar="FLAVOR", help="The flavor's name.", autocompletion=complete.flavors)
 ]
+GroupName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="GROUP", help="The group's name.", autocompletion=complete.groups)
+]
+ProjectName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="PROJECT", help="The project's name.", autocompletion=complete.projects)
+]
 OperationName: TypeAlias = Annotated[
     str, typer.Argument(metavar="OPERATION", help="The operation's name.", autocompletion=complete.operations)
 ]

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from leeward.cli.describe import seconds_of
 from leeward.cli.names import short
-from leeward.cli.progress import end_text, migration_text, percent_of, title_of
+from leeward.cli.progress import drain_text, end_text, migration_text, move_text, percent_of, title_of
 from leeward.cli.units import duration_text
 from leeward.client import images
-from leeward.v1.operation_pb2 import OperationMetadata
+from leeward.v1.operation_pb2 import InstanceMove, MovePhase, OperationMetadata
 from leeward.v1.operation_service_pb2 import WatchOperationResponse
 
 _REFRESH_HZ = 10
@@ -60,6 +60,7 @@ class OperationBars:
         self._bars = _Bars(self._console)
         self._tasks: dict[str, TaskID] = {}
         self._steps: dict[str, int] = {}
+        self._moves: dict[str, str] = {}
         self._bars.start()
 
     def update(self, response: WatchOperationResponse) -> None:
@@ -68,10 +69,14 @@ class OperationBars:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(title_of(metadata), total=100, step="")
         self._print_steps(name, metadata)
+        for move in metadata.drain.moves:
+            self._show_move(f"{name} {move.instance}", move)
         if response.operation.done:
             self._end(name, response)
             return
         step = metadata.step if not metadata.target_node else f"{metadata.step} → {short(metadata.target_node)}"
+        if metadata.HasField("drain"):
+            step = drain_text(metadata)
         self._bars.update(self._tasks[name], completed=percent_of(metadata), step=metadata.note or step)
         if metadata.HasField("migration"):
             self._bars.details[name] = migration_text(metadata.migration)
@@ -89,10 +94,27 @@ class OperationBars:
             self._console.print(Text(f"  · {title_of(metadata)}: {step.step}  {took}{outcome}", style="dim"))
         self._steps[name] = len(metadata.steps)
 
+    def _show_move(self, key: str, move: InstanceMove) -> None:
+        """A bar of its own while an instance is being moved; what came of it stays as a line."""
+        if move.phase == MovePhase.MOVE_PHASE_MOVING:
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(f"  {short(move.instance)}", total=100, step="")
+            to = f"→ {short(move.target_node)}" if move.target_node else ""
+            self._bars.update(self._tasks[key], completed=move.percent, step=to)
+            return
+        if key in self._tasks:
+            self._bars.remove_task(self._tasks.pop(key))
+        story = move_text(move)
+        if story and self._moves.get(key) != story:
+            self._moves[key] = story
+            style = "red" if move.phase == MovePhase.MOVE_PHASE_FAILED else "dim"
+            self._console.print(Text(f"  · {story}", style=style))
+
     def _end(self, name: str, response: WatchOperationResponse) -> None:
         mark, style = _DONE_STYLE[response.operation.WhichOneof("result") != "error"]
         self._bars.details.pop(name, None)
-        self._bars.remove_task(self._tasks[name])
+        for key in [each for each in self._tasks if each == name or each.startswith(f"{name} ")]:
+            self._bars.remove_task(self._tasks.pop(key))
         self._console.print(Text(f"{mark} {title_of(response.metadata)}: {end_text(response.metadata)}", style=style))
 
 

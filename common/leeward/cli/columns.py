@@ -12,11 +12,15 @@ from leeward.cli.names import short
 from leeward.cli.units import age_text, duration_text, size_text
 from leeward.client.operations import metadata_of
 from leeward.clock import SystemClock
+from leeward.v1.backup_policy_pb2 import BackupPolicy
 from leeward.v1.flavor_pb2 import Flavor
+from leeward.v1.group_pb2 import Group
 from leeward.v1.image_pb2 import DiskFormat, Image
 from leeward.v1.instance_pb2 import Instance, InstanceEvent
-from leeward.v1.node_pb2 import Node
+from leeward.v1.node_pb2 import FenceProof, FenceProofKind, Node
+from leeward.v1.node_service_pb2 import PlannedPlacement
 from leeward.v1.operation_pb2 import OperationMetadata, OperationPhase, OperationType
+from leeward.v1.project_pb2 import Project
 
 _MIB = 1024 * 1024
 _DIGEST_CHARACTERS = 12
@@ -69,6 +73,7 @@ def _instance(item: Instance, name: Name) -> tuple[str, ...]:
         short(item.image),
         short(item.current_operation),
         _age(item.create_time),
+        (item.lock.reason or "yes") if item.HasField("lock") else "",
         item.fault,
     )
 
@@ -83,8 +88,23 @@ def _node(item: Node, name: Name) -> tuple[str, ...]:
         "alive" if item.heartbeat_alive else "lost",
         "armed" if item.guard_armed else "no",
         item.hypervisor,
+        short(item.current_operation),
         item.cordon_reason or item.condition_reason,
     )
+
+
+def _proof(item: FenceProof, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.node),
+        enum_text(FenceProofKind.DESCRIPTOR, item.kind),
+        time_text(item.proof_time),
+        item.boot_id,
+        item.evidence,
+    )
+
+
+def _planned(item: PlannedPlacement, name: Name) -> tuple[str, ...]:
+    return name(item.instance), short(item.node) or "-", item.reason
 
 
 def _image(item: Image, name: Name) -> tuple[str, ...]:
@@ -102,6 +122,40 @@ def _image(item: Image, name: Name) -> tuple[str, ...]:
 
 def _flavor(item: Flavor, name: Name) -> tuple[str, ...]:
     return name(item.name), str(item.vcpus), size_text(item.memory_mib * _MIB), f"{item.disk_gib} GiB"
+
+
+def _backup_policy(item: BackupPolicy, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.name),
+        item.schedule,
+        item.time_zone or "UTC",
+        str(item.keep_count),
+        ",".join(map(short, item.instances)),
+        time_text(item.last_run_time) or "never",
+        "paused" if item.paused else time_text(item.next_run_time),
+        ",".join(short(failure.instance) for failure in item.failures),
+    )
+
+
+def _group(item: Group, name: Name) -> tuple[str, ...]:
+    policy = enum_text(Group.Policy.DESCRIPTOR, item.policy).lower().replace("_", "-")
+    return name(item.name), policy, ",".join(name(each) for each in item.instances), _age(item.create_time)
+
+
+def _project(item: Project, name: Name) -> tuple[str, ...]:
+    def share(field: str, text: Callable[[int], str] = str) -> str:
+        limit = text(getattr(item.quota, field)) if item.quota.HasField(field) else "-"  # type: ignore[arg-type]
+        return f"{text(getattr(item.usage, field))} / {limit}"
+
+    return (
+        name(item.name),
+        share("instances"),
+        share("vcpus"),
+        share("memory_mib", lambda mib: size_text(mib * _MIB)),
+        share("disk_gib", lambda gib: f"{gib} GiB"),
+        share("images"),
+        share("image_bytes", size_text),
+    )
 
 
 def _operation(item: Operation, name: Name) -> tuple[str, ...]:
@@ -134,18 +188,40 @@ def _event(item: InstanceEvent, name: Name) -> tuple[str, ...]:
 
 _TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any, Name], tuple[str, ...]]]] = {
     Instance.DESCRIPTOR.full_name: (
-        ("NAME", "STATE", "NODE", "FLAVOR", "IMAGE", "OPERATION", "AGE", "FAULT"),
+        ("NAME", "STATE", "NODE", "FLAVOR", "IMAGE", "OPERATION", "AGE", "LOCKED", "FAULT"),
         _instance,
     ),
     Node.DESCRIPTOR.full_name: (
-        ("NAME", "CONDITION", "VCPUS", "MEMORY", "INSTANCES", "HEARTBEAT", "GUARD", "HYPERVISOR", "REASON"),
+        (
+            "NAME",
+            "CONDITION",
+            "VCPUS",
+            "MEMORY",
+            "INSTANCES",
+            "HEARTBEAT",
+            "GUARD",
+            "HYPERVISOR",
+            "OPERATION",
+            "REASON",
+        ),
         _node,
     ),
+    FenceProof.DESCRIPTOR.full_name: (("NODE", "PROOF", "TIME", "BOOT", "EVIDENCE"), _proof),
+    PlannedPlacement.DESCRIPTOR.full_name: (("INSTANCE", "WOULD GO TO", "BECAUSE"), _planned),
     Image.DESCRIPTOR.full_name: (
         ("NAME", "FORMAT", "SIZE", "DISK", "NEEDS", "SHA-256", "POOLS", "AGE"),
         _image,
     ),
+    BackupPolicy.DESCRIPTOR.full_name: (
+        ("NAME", "SCHEDULE", "ZONE", "KEEPS", "INSTANCES", "LAST RUN", "NEXT RUN", "FAILED"),
+        _backup_policy,
+    ),
     Flavor.DESCRIPTOR.full_name: (("NAME", "VCPUS", "MEMORY", "DISK"), _flavor),
+    Group.DESCRIPTOR.full_name: (("NAME", "POLICY", "INSTANCES", "AGE"), _group),
+    Project.DESCRIPTOR.full_name: (
+        ("NAME", "INSTANCES", "VCPUS", "MEMORY", "DISK", "IMAGES", "IMAGE SIZE"),
+        _project,
+    ),
     Operation.DESCRIPTOR.full_name: (
         ("OPERATION", "DOES", "TO", "PHASE", "STEP", "DONE", "TOOK", "AGE", "ERROR"),
         _operation,

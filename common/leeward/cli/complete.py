@@ -37,11 +37,38 @@ def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching(ctx, incomplete, names)
 
 
+def backup_policies(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The backup policies of the chosen project that begin so."""
+
+    async def names(session: Session) -> list[str]:
+        return [each.name for each in (await session.client.list_backup_policies(session.parent)).items]
+
+    return _matching(ctx, incomplete, names)
+
+
 def flavors(ctx: typer.Context, incomplete: str) -> list[str]:
     """The flavors that begin so."""
 
     async def names(session: Session) -> list[str]:
         return [each.name for each in (await session.client.list_flavors()).items]
+
+    return _matching(ctx, incomplete, names)
+
+
+def groups(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The groups of the chosen project that begin so."""
+
+    async def names(session: Session) -> list[str]:
+        return [each.name for each in (await session.client.list_groups(session.parent)).items]
+
+    return _matching(ctx, incomplete, names)
+
+
+def projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The projects with limits that begin so."""
+
+    async def names(session: Session) -> list[str]:
+        return [each.name for each in (await session.client.list_projects()).items]
 
     return _matching(ctx, incomplete, names)
 

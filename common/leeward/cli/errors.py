@@ -20,6 +20,9 @@ _NEXT = {
     "CONFLICT": "Somebody else changed it first: look again, and repeat the command.",
     "UNIMPLEMENTED": "The controller does not have this yet; `leeward --version` tells this program's version.",
     "IMAGE_REFUSED": "Check the file with `qemu-img info FILE`, and give its --format.",
+    "CONSOLE_IN_USE": "Somebody else is attached: --take-over ends that.",
+    "INSTANCE_LOCKED": "Ask who locked it, or an admin, for `leeward instance unlock`.",
+    "NOT_LOCKER": "Ask who locked it, or an admin, for `leeward instance unlock`.",
     "AGENT_UNAVAILABLE": "`leeward node list` shows which nodes are alive.",
 }
 

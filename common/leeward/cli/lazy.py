@@ -23,12 +23,14 @@ PLUGIN_GROUP = "leeward.commands"
 class Noun:
     """A group of commands of our own: the module whose `app` it is, and what the list of commands says of it.
 
-    One that is `connected` talks to the API, so its commands take the global options.
+    One that is `connected` talks to the API, so its commands take the global options; of one that is not, those do that
+    are `also_connected`.
     """
 
     module: str
     help: str
     connected: bool = True
+    also_connected: frozenset[str] = frozenset()
 
 
 class LazyGroup(TyperGroup):
@@ -63,9 +65,10 @@ class LazyGroup(TyperGroup):
 
 def _load_noun(name: str, noun: Noun) -> Any:
     group = _mounted(importlib.import_module(noun.module).app, name)
-    if noun.connected and isinstance(group, TyperGroup):
-        for command in group.commands.values():
-            command.params += global_parameters()
+    if isinstance(group, TyperGroup):
+        for verb, command in group.commands.items():
+            if noun.connected or verb in noun.also_connected:
+                command.params += global_parameters()
     return group
 
 

@@ -21,9 +21,17 @@ class _Root(LazyGroup):
         "node": Noun("leeward.cli.node", "The hosts."),
         "image": Noun("leeward.cli.image", "Disk images to make instances from."),
         "flavor": Noun("leeward.cli.flavor", "The sizes that instances can have."),
+        "backup-policy": Noun("leeward.cli.backup_policy", "Backups that are taken by themselves."),
+        "group": Noun("leeward.cli.group", "Instances that are kept together or apart."),
+        "project": Noun("leeward.cli.project", "Projects and their limits."),
         "operation": Noun("leeward.cli.operation", "What is being done, and has been."),
         "pki": Noun("leeward.cli.pki", "Make and inspect the cluster's certificates.", connected=False),
-        "admin": Noun("leeward.cli.admin", "Set up etcd for a cluster.", connected=False),
+        "admin": Noun(
+            "leeward.cli.admin",
+            "Set up etcd for a cluster, and audit the cluster.",
+            connected=False,
+            also_connected=frozenset({"audit"}),
+        ),
     }
 
 

@@ -27,6 +27,27 @@ def image(name: str, project_id: str) -> str:
     return full
 
 
+def backup_policy(name: str, project_id: str) -> str:
+    """The backup policy's resource name. Raises InvalidArgument."""
+    full = name if "/" in name else f"{_one(project_id)}/backupPolicies/{name}"
+    names.project_backup_policy(full, field="backup_policy")
+    return full
+
+
+def group(name: str, project_id: str) -> str:
+    """The group's resource name. Raises InvalidArgument."""
+    full = name if "/" in name else f"{_one(project_id)}/groups/{name}"
+    names.project_group(full, field="group")
+    return full
+
+
+def project_name(name: str) -> str:
+    """The resource name of one project. Raises InvalidArgument."""
+    full = name if "/" in name else f"projects/{name}"
+    names.project(full, field="project")
+    return full
+
+
 def node(name: str) -> str:
     """The node's resource name. Raises InvalidArgument."""
     full = name if "/" in name else f"nodes/{name}"

@@ -1,15 +1,19 @@
 """`leeward node`: the hosts."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leeward.cli import complete, names
 from leeward.cli.arguments import Etag, Filter, NodeName, NoWait, ValidateOnly, Watch, Yes
-from leeward.cli.session import Session, call, confirm, follow, say, show_begun
+from leeward.cli.context import Format
+from leeward.cli.session import Session, call, confirm, follow, operate, say, show_begun
 from leeward.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from google.longrunning.operations_pb2 import Operation
+
     from leeward.v1.node_pb2 import Node
     from leeward.v1.node_service_pb2 import EvacuateNodeResponse
 
@@ -68,14 +72,152 @@ def cordon(
 
 
 @app.command()
-def uncordon(ctx: typer.Context, name: NodeName, validate_only: ValidateOnly = False, etag: Etag = "") -> None:
-    """Let a node take new instances again; also releases it from quarantine."""
+def uncordon(
+    ctx: typer.Context,
+    name: NodeName,
+    bring_back: Annotated[
+        bool, typer.Option("--bring-back", help="Move back what was drained off it.", show_default=False)
+    ] = False,
+    no_wait: NoWait = False,
+    validate_only: ValidateOnly = False,
+    etag: Etag = "",
+) -> None:
+    """Let a node take new instances again; also ends maintenance, and releases it from quarantine."""
 
     async def work(session: Session) -> None:
         from leeward.v1.node_service_pb2 import UncordonNodeRequest
 
-        request = UncordonNodeRequest(name=names.node(name), etag=etag, validate_only=validate_only)
-        _show_changed(session, await session.client.nodes.UncordonNode(request), validate_only=validate_only)
+        request = UncordonNodeRequest(
+            name=names.node(name), etag=etag, validate_only=validate_only, bring_back=bring_back
+        )
+        node = await session.client.nodes.UncordonNode(request)
+        if bring_back and node.current_operation and not validate_only and not no_wait:
+            await follow(session, [node.current_operation])
+            node = await _get(session, name)
+        _show_changed(session, node, validate_only=validate_only)
+
+    call(ctx, work)
+
+
+class OnFailure(StrEnum):
+    """What a drain does when an instance cannot be moved."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    WAIT = "wait"
+
+
+@app.command()
+def drain(
+    ctx: typer.Context,
+    name: NodeName,
+    at_a_time: Annotated[
+        int, typer.Option("--at-a-time", metavar="N", min=1, max=64, help="How many instances to move at once.")
+    ] = 2,
+    retries: Annotated[
+        int, typer.Option(metavar="N", min=0, max=10, help="How often to try one again that fails.")
+    ] = 2,
+    on_failure: Annotated[
+        OnFailure,
+        typer.Option(help="When one cannot be moved: go on with the others and fail, stop, or wait until it can."),
+    ] = OnFailure.CONTINUE,
+    maintenance: Annotated[
+        bool, typer.Option("--maintenance/--no-maintenance", help="Leave it in maintenance, or only cordoned.")
+    ] = True,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; told to whoever asks.")] = "",
+    no_wait: NoWait = False,
+    validate_only: ValidateOnly = False,
+    etag: Etag = "",
+) -> None:
+    """Cordon a node and move every instance off it; live, unless an instance's label asks otherwise.
+
+    The label is leeward.dev/drain, and its value live, cold or stay.
+    """
+
+    async def begin(session: Session) -> "Operation":
+        from leeward.v1 import node_service_pb2 as pb
+
+        request = pb.DrainNodeRequest(
+            name=names.node(name),
+            etag=etag,
+            validate_only=validate_only,
+            enter_maintenance=maintenance,
+            parallelism=at_a_time,
+            retries=retries,
+            on_failure=pb.DrainFailurePolicy.Value(f"DRAIN_FAILURE_POLICY_{on_failure.name}"),
+            reason=reason,
+        )
+        return await session.client.nodes.DrainNode(request)
+
+    operate(ctx, begin, no_wait=no_wait, validate_only=validate_only)
+
+
+@app.command()
+def fence(
+    ctx: typer.Context,
+    name: NodeName,
+    force: Annotated[
+        bool, typer.Option("--force", help="Cut its power even though it is alive.", show_default=False)
+    ] = False,
+    yes: Yes = False,
+    no_wait: NoWait = False,
+    validate_only: ValidateOnly = False,
+    etag: Etag = "",
+) -> None:
+    """Make sure that a node runs no guest, by the cheapest proof that can be had."""
+
+    async def begin(session: Session) -> "Operation":
+        from leeward.v1.node_service_pb2 import FenceNodeRequest
+
+        if force and not validate_only:
+            node = await _get(session, name)
+            alive = "is alive" if node.heartbeat_alive else "is not alive"
+            say(f"{names.short(node.name)} {alive} and holds {node.instance_count} instances.")
+            confirm("Cut its power? What runs on it ends, and is restarted elsewhere.", yes=yes)
+        request = FenceNodeRequest(name=names.node(name), etag=etag, validate_only=validate_only, force=force)
+        return await session.client.nodes.FenceNode(request)
+
+    operate(ctx, begin, no_wait=no_wait, validate_only=validate_only)
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    name: NodeName,
+    yes: Yes = False,
+    no_wait: NoWait = False,
+    validate_only: ValidateOnly = False,
+    etag: Etag = "",
+) -> None:
+    """Take a node out of the cluster: one that is empty and whose agent is stopped, or that is fenced and evacuated."""
+
+    async def begin(session: Session) -> "Operation":
+        from leeward.v1.node_service_pb2 import RemoveNodeRequest
+
+        if not validate_only:
+            confirm(f"Remove {name} from the cluster?", yes=yes)
+        request = RemoveNodeRequest(name=names.node(name), etag=etag, validate_only=validate_only)
+        return await session.client.nodes.RemoveNode(request)
+
+    operate(ctx, begin, no_wait=no_wait, validate_only=validate_only, after=f"{name} is removed.")
+
+
+@app.command()
+def plan(ctx: typer.Context, name: NodeName) -> None:
+    """Show what would happen if a node died now; exits with an error when not every instance would find a place."""
+
+    async def work(session: Session) -> None:
+        from leeward.cli import output
+        from leeward.v1.node_service_pb2 import PlanFailoverRequest
+
+        response = await session.client.nodes.PlanFailover(PlanFailoverRequest(name=names.node(name)))
+        if session.format in (Format.JSON, Format.YAML):
+            output.show_one(response, session.format)
+        else:
+            output.show_list(response.placements, session.format, full_names=session.all_projects)
+        if not response.survivable:
+            say("Not every instance would find a place.")
+            raise typer.Exit(1)
 
     call(ctx, work)
 

@@ -26,6 +26,8 @@ _COLORS = {
     "QUARANTINED": "yellow",
     "ISOLATED": "yellow",
     "CORDONED": "yellow",
+    "DRAINING": "yellow",
+    "MAINTENANCE": "yellow",
     "UNDOING": "yellow",
     "RUNNING": "cyan",
     "BUILDING": "cyan",

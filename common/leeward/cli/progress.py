@@ -10,7 +10,7 @@ from leeward.cli.describe import enum_text, seconds_of
 from leeward.cli.names import short
 from leeward.cli.units import duration_text, size_text
 from leeward.client.images import Progress
-from leeward.v1.operation_pb2 import MigrationPhase, MigrationProgress, OperationMetadata
+from leeward.v1.operation_pb2 import InstanceMove, MigrationPhase, MigrationProgress, MovePhase, OperationMetadata
 from leeward.v1.operation_service_pb2 import WatchOperationResponse
 
 
@@ -61,9 +61,14 @@ class OperationLines:
         """Print a line if this moment tells of another step than the last one."""
         metadata = response.metadata
         story = end_text(metadata) if response.operation.done else step_text(metadata)
-        if self._open and story and self._last.get(response.operation.name) != story:
-            self._last[response.operation.name] = story
-            print(f"{title_of(metadata)}: {story}", file=sys.stderr, flush=True)
+        for move in metadata.drain.moves:
+            self._tell(f"{response.operation.name} {move.instance}", title_of(metadata), move_text(move))
+        self._tell(response.operation.name, title_of(metadata), story)
+
+    def _tell(self, subject: str, title: str, story: str) -> None:
+        if self._open and story and self._last.get(subject) != story:
+            self._last[subject] = story
+            print(f"{title}: {story}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Print no more."""
@@ -102,6 +107,35 @@ def end_text(metadata: OperationMetadata) -> str:
     if seconds_of(metadata.migration.downtime):
         parts.append(f"the guest stood still for {duration_text(seconds_of(metadata.migration.downtime))}")
     return ", ".join(parts).replace("done, in", "done in")
+
+
+def move_text(move: InstanceMove) -> str:
+    """Where one instance stands that is moved with others, without figures that change all the time.
+
+    Empty while there is nothing to tell.
+    """
+    name, error = short(move.instance), f": {move.error}" if move.error else ""
+    to = f" to {short(move.target_node)}" if move.target_node else ""
+    attempt = f", attempt {move.attempt}" if move.attempt > 1 else ""
+    match move.phase:
+        case MovePhase.MOVE_PHASE_MOVING:
+            return f"{name} is being moved{attempt}"
+        case MovePhase.MOVE_PHASE_MOVED:
+            return f"{name} moved{to}"
+        case MovePhase.MOVE_PHASE_STAYS:
+            return f"{name} stays{error}"
+        case MovePhase.MOVE_PHASE_FAILED:
+            return f"{name} could not be moved{error}"
+    return f"{name} waits{error}" if error else ""
+
+
+def drain_text(metadata: OperationMetadata) -> str:
+    """How many of the instances are where they shall be."""
+    drain = metadata.drain
+    parts = [f"{drain.moved} of {len(drain.moves)} moved"]
+    parts += [f"{drain.staying} stay"] if drain.staying else []
+    parts += [f"{drain.failed} failed"] if drain.failed else []
+    return ", ".join(parts)
 
 
 def migration_text(migration: MigrationProgress) -> str:

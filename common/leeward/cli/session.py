@@ -47,9 +47,17 @@ class Session:
         """The resource name of an instance of the chosen project."""
         return names.instance(name, self.settings.project)
 
+    def group(self, name: str) -> str:
+        """The resource name of a group of the chosen project."""
+        return names.group(name, self.settings.project)
+
     def image(self, name: str) -> str:
         """The resource name of an image of the chosen project."""
         return names.image(name, self.settings.project)
+
+    def backup_policy(self, name: str) -> str:
+        """The resource name of a backup policy of the chosen project."""
+        return names.backup_policy(name, self.settings.project)
 
 
 def options_of(ctx: typer.Context) -> Options:
@@ -187,9 +195,9 @@ def _response_of(operation: "Operation") -> "Message | None":
     """The resource that an operation answers with; None when that is empty or has no table here."""
     from leeward.v1.image_pb2 import Image
     from leeward.v1.instance_pb2 import Instance
-    from leeward.v1.node_pb2 import Node
+    from leeward.v1.node_pb2 import FenceProof, Node
 
-    for kind in (Instance, Image, Node):
+    for kind in (Instance, Image, Node, FenceProof):
         if operation.response.Is(kind.DESCRIPTOR):
             message = kind()
             operation.response.Unpack(message)

@@ -1,7 +1,7 @@
 """The client itself: one stub a service, and the calls that take more than one request."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.longrunning.operations_pb2 import Operation
 
-from leeward.client import images
+from leeward.client import consoles, images
 from leeward.client.endpoints import Endpoints
 from leeward.client.failover import FailoverChannel, Limits
 from leeward.client.operations import error_of
@@ -19,14 +19,22 @@ from leeward.client.watching import Change, ChangeKind, Ledger, resumed, watch
 from leeward.clock import Clock, Ids, RandomIds, SystemClock
 from leeward.errors import DeadlineExceeded, InternalError
 from leeward.v1 import (
+    backup_policy_service_pb2,
     flavor_service_pb2,
+    group_service_pb2,
     image_service_pb2,
     instance_service_pb2,
     node_service_pb2,
     operation_service_pb2,
+    project_service_pb2,
 )
+from leeward.v1.admin_service_pb2_grpc import AdminServiceStub
+from leeward.v1.backup_policy_pb2 import BackupPolicy
+from leeward.v1.backup_policy_service_pb2_grpc import BackupPolicyServiceStub
 from leeward.v1.flavor_pb2 import Flavor
 from leeward.v1.flavor_service_pb2_grpc import FlavorServiceStub
+from leeward.v1.group_pb2 import Group
+from leeward.v1.group_service_pb2_grpc import GroupServiceStub
 from leeward.v1.image_pb2 import DiskFormat, Image
 from leeward.v1.image_service_pb2_grpc import ImageServiceStub
 from leeward.v1.instance_pb2 import Instance, InstanceEvent
@@ -34,17 +42,23 @@ from leeward.v1.instance_service_pb2_grpc import InstanceServiceStub
 from leeward.v1.node_pb2 import Node
 from leeward.v1.node_service_pb2_grpc import NodeServiceStub
 from leeward.v1.operation_service_pb2_grpc import OperationServiceStub
+from leeward.v1.project_pb2 import Project
+from leeward.v1.project_service_pb2_grpc import ProjectServiceStub
 from leeward.v1.watch_pb2 import WatchEventType
 
 if TYPE_CHECKING:
     from leeward.tls import TlsMaterial
 
     # These exist for type checkers only.
+    from leeward.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from leeward.v1.backup_policy_service_pb2_grpc import BackupPolicyServiceAsyncStub
     from leeward.v1.flavor_service_pb2_grpc import FlavorServiceAsyncStub
+    from leeward.v1.group_service_pb2_grpc import GroupServiceAsyncStub
     from leeward.v1.image_service_pb2_grpc import ImageServiceAsyncStub
     from leeward.v1.instance_service_pb2_grpc import InstanceServiceAsyncStub
     from leeward.v1.node_service_pb2_grpc import NodeServiceAsyncStub
     from leeward.v1.operation_service_pb2_grpc import OperationServiceAsyncStub
+    from leeward.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
 
 ItemT = TypeVar("ItemT")
 
@@ -85,6 +99,10 @@ class Client:
         self.nodes: NodeServiceAsyncStub = NodeServiceStub(channel)
         self.images: ImageServiceAsyncStub = ImageServiceStub(channel)
         self.flavors: FlavorServiceAsyncStub = FlavorServiceStub(channel)
+        self.groups: GroupServiceAsyncStub = GroupServiceStub(channel)
+        self.projects: ProjectServiceAsyncStub = ProjectServiceStub(channel)
+        self.backup_policies: BackupPolicyServiceAsyncStub = BackupPolicyServiceStub(channel)
+        self.admin: AdminServiceAsyncStub = AdminServiceStub(channel)
         # googleapis-common-protos ships no types for these.
         self.operations: Any = operations_pb2_grpc.OperationsStub(channel)
         self.operation_watches: OperationServiceAsyncStub = OperationServiceStub(channel)
@@ -120,6 +138,21 @@ class Client:
         """All flavors, by name."""
         request = flavor_service_pb2.ListFlavorsRequest(page_size=_PAGE_SIZE)
         return await _all_pages(self.flavors.ListFlavors, request, lambda page: page.flavors)
+
+    async def list_backup_policies(self, parent: str) -> Listing[BackupPolicy]:
+        """The backup policies of `projects/{project}`, or of `projects/-` for all, by name."""
+        request = backup_policy_service_pb2.ListBackupPoliciesRequest(parent=parent, page_size=_PAGE_SIZE)
+        return await _all_pages(self.backup_policies.ListBackupPolicies, request, lambda page: page.backup_policies)
+
+    async def list_groups(self, parent: str) -> Listing[Group]:
+        """The groups of `projects/{project}`, or of `projects/-` for all, by name."""
+        request = group_service_pb2.ListGroupsRequest(parent=parent, page_size=_PAGE_SIZE)
+        return await _all_pages(self.groups.ListGroups, request, lambda page: page.groups)
+
+    async def list_projects(self) -> Listing[Project]:
+        """The projects that have limits, by name."""
+        request = project_service_pb2.ListProjectsRequest(page_size=_PAGE_SIZE)
+        return await _all_pages(self.projects.ListProjects, request, lambda page: page.projects)
 
     async def list_operations(self, *, filter: str = "") -> tuple[Operation, ...]:
         """All operations that are remembered."""
@@ -208,6 +241,19 @@ class Client:
             raise DeadlineExceeded(
                 f"{name} is still running after {timeout_s:g} s", metadata={"operation": name}
             ) from error
+
+    async def attach_console(
+        self, name: str, input: AsyncIterator[bytes], *, take_over: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """An instance's serial console: what its guest writes from now on, first an empty piece when it is attached.
+
+        `input` goes to the guest; its end does not end the console, the guest's does. One at a time: raises
+        FailedPrecondition (reason CONSOLE_IN_USE) unless `take_over`, which ends the other.
+        """
+        attached = consoles.attach(self._channel, self.instances, name, input, take_over=take_over)
+        async with aclosing(attached) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def upload_image(
         self,

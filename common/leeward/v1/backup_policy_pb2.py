@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eleeward/v1/backup_policy.proto\x12\nleeward.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x03\n\x0c\x42\x61\x63kupPolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08schedule\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x18\n\nkeep_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12,\n\tinstances\x18\x06 \x03(\tB\x19\xfa\x41\x16\n\x14leeward.dev/Instance\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x37\n\rlast_run_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x37\n\rnext_run_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t:n\xea\x41k\n\x18leeward.dev/BackupPolicy\x12\x31projects/{project}/backupPolicies/{backup_policy}*\x0e\x62\x61\x63kupPolicies2\x0c\x62\x61\x63kupPolicyB7\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eleeward/v1/backup_policy.proto\x12\nleeward.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x04\n\x0c\x42\x61\x63kupPolicy\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08schedule\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x18\n\nkeep_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12,\n\tinstances\x18\x06 \x03(\tB\x19\xfa\x41\x16\n\x14leeward.dev/Instance\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x37\n\rlast_run_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x37\n\rnext_run_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12\x38\n\x08\x66\x61ilures\x18\x0c \x03(\x0b\x32 .leeward.v1.BackupPolicy.FailureB\x04\xe2\x41\x01\x03\x1a\x46\n\x07\x46\x61ilure\x12+\n\x08instance\x18\x01 \x01(\tB\x19\xfa\x41\x16\n\x14leeward.dev/Instance\x12\x0e\n\x06reason\x18\x02 \x01(\t:n\xea\x41k\n\x18leeward.dev/BackupPolicy\x12\x31projects/{project}/backupPolicies/{backup_policy}*\x0e\x62\x61\x63kupPolicies2\x0c\x62\x61\x63kupPolicyB7\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'leeward.v1.backup_policy_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.leeward.v1P\001Z#leeward.dev/go/leeward/v1;leewardv1'
+  _globals['_BACKUPPOLICY_FAILURE'].fields_by_name['instance']._loaded_options = None
+  _globals['_BACKUPPOLICY_FAILURE'].fields_by_name['instance']._serialized_options = b'\372A\026\n\024leeward.dev/Instance'
   _globals['_BACKUPPOLICY'].fields_by_name['name']._loaded_options = None
   _globals['_BACKUPPOLICY'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_BACKUPPOLICY'].fields_by_name['uid']._loaded_options = None
@@ -51,8 +53,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKUPPOLICY'].fields_by_name['next_run_time']._serialized_options = b'\342A\001\003'
   _globals['_BACKUPPOLICY'].fields_by_name['create_time']._loaded_options = None
   _globals['_BACKUPPOLICY'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_BACKUPPOLICY'].fields_by_name['failures']._loaded_options = None
+  _globals['_BACKUPPOLICY'].fields_by_name['failures']._serialized_options = b'\342A\001\003'
   _globals['_BACKUPPOLICY']._loaded_options = None
   _globals['_BACKUPPOLICY']._serialized_options = b'\352Ak\n\030leeward.dev/BackupPolicy\0221projects/{project}/backupPolicies/{backup_policy}*\016backupPolicies2\014backupPolicy'
   _globals['_BACKUPPOLICY']._serialized_start=140
-  _globals['_BACKUPPOLICY']._serialized_end=619
+  _globals['_BACKUPPOLICY']._serialized_end=749
+  _globals['_BACKUPPOLICY_FAILURE']._serialized_start=567
+  _globals['_BACKUPPOLICY_FAILURE']._serialized_end=637
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,30 @@ class BackupPolicy(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Failure(_message.Message):
+        """A backup that could not be made, after several attempts."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INSTANCE_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        instance: _builtins.str
+        """Resource name of the instance."""
+        reason: _builtins.str
+        """Why the last attempt failed."""
+        def __init__(
+            self,
+            *,
+            instance: _builtins.str = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
@@ -38,6 +62,7 @@ class BackupPolicy(_message.Message):
     NEXT_RUN_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `projects/{project}/backupPolicies/{backup_policy}`."""
     uid: _builtins.str
@@ -47,11 +72,13 @@ class BackupPolicy(_message.Message):
     time_zone: _builtins.str
     """The time zone of the schedule, by its IANA name; empty for UTC."""
     keep_count: _builtins.int
-    """How many backups of each instance are kept, 1 to 365; older ones are removed."""
+    """How many backups of each instance are kept, 1 to 365; older ones are removed once a newer one was made. One whose
+    property `backup_policy` was taken away is kept for good.
+    """
     paused: _builtins.bool
     """Whether it rests."""
     etag: _builtins.str
-    """Names this version; send it back to change exactly this one."""
+    """Names this version; send it back to change exactly this one. What a run leads to is no new version."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resource names of the instances it covers."""
@@ -68,6 +95,10 @@ class BackupPolicy(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackupPolicy.Failure]:
+        """The backups of the last run that were given up."""
+
     def __init__(
         self,
         *,
@@ -82,10 +113,11 @@ class BackupPolicy(_message.Message):
         next_run_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        failures: _abc.Iterable[Global___BackupPolicy.Failure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_run_time", b"last_run_time", "next_run_time", b"next_run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "instances", b"instances", "keep_count", b"keep_count", "last_run_time", b"last_run_time", "name", b"name", "next_run_time", b"next_run_time", "paused", b"paused", "schedule", b"schedule", "time_zone", b"time_zone", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "failures", b"failures", "instances", b"instances", "keep_count", b"keep_count", "last_run_time", b"last_run_time", "name", b"name", "next_run_time", b"next_run_time", "paused", b"paused", "schedule", b"schedule", "time_zone", b"time_zone", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -97,7 +97,7 @@ class BackupPolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBackupPolicy(self, request, context):
-        """Remove a backup policy. Refused with FAILED_PRECONDITION while it is in use.
+        """Remove a backup policy. The backups that it made stay, until they are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class BackupPolicyServiceStub:
     UpdateBackupPolicy: _grpc.UnaryUnaryMultiCallable[_backup_policy_service_pb2.UpdateBackupPolicyRequest, _backup_policy_pb2.BackupPolicy]
     """Change a backup policy."""
     DeleteBackupPolicy: _grpc.UnaryUnaryMultiCallable[_backup_policy_service_pb2.DeleteBackupPolicyRequest, _empty_pb2.Empty]
-    """Remove a backup policy. Refused with FAILED_PRECONDITION while it is in use."""
+    """Remove a backup policy. The backups that it made stay, until they are deleted."""
 
 @_typing.type_check_only
 class BackupPolicyServiceAsyncStub(BackupPolicyServiceStub):
@@ -60,7 +60,7 @@ class BackupPolicyServiceAsyncStub(BackupPolicyServiceStub):
     UpdateBackupPolicy: _aio.UnaryUnaryMultiCallable[_backup_policy_service_pb2.UpdateBackupPolicyRequest, _backup_policy_pb2.BackupPolicy]  # type: ignore[assignment]
     """Change a backup policy."""
     DeleteBackupPolicy: _aio.UnaryUnaryMultiCallable[_backup_policy_service_pb2.DeleteBackupPolicyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Remove a backup policy. Refused with FAILED_PRECONDITION while it is in use."""
+    """Remove a backup policy. The backups that it made stay, until they are deleted."""
 
 class BackupPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Backups that are taken by themselves."""
@@ -103,6 +103,6 @@ class BackupPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _backup_policy_service_pb2.DeleteBackupPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Remove a backup policy. Refused with FAILED_PRECONDITION while it is in use."""
+        """Remove a backup policy. The backups that it made stay, until they are deleted."""
 
 def add_BackupPolicyServiceServicer_to_server(servicer: BackupPolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Storage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StorageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Storage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORAGE_UNSPECIFIED: _Storage.ValueType  # 0
+    """A shared pool where there is one, else a local one."""
+    STORAGE_SHARED: _Storage.ValueType  # 1
+    """A pool that several nodes have: the instance survives its node."""
+    STORAGE_LOCAL: _Storage.ValueType  # 2
+    """A pool of its node alone."""
+
+class Storage(_Storage, metaclass=_StorageEnumTypeWrapper):
+    """Which kind of pool an instance's disks are to be in."""
+
+STORAGE_UNSPECIFIED: Storage.ValueType  # 0
+"""A shared pool where there is one, else a local one."""
+STORAGE_SHARED: Storage.ValueType  # 1
+"""A pool that several nodes have: the instance survives its node."""
+STORAGE_LOCAL: Storage.ValueType  # 2
+"""A pool of its node alone."""
+Global___Storage: _TypeAlias = Storage  # noqa: Y015
+
 @_typing.final
 class InstanceResources(_message.Message):
     """What an instance takes of a node."""
@@ -138,6 +162,108 @@ class InstanceLock(_message.Message):
 Global___InstanceLock: _TypeAlias = InstanceLock  # noqa: Y015
 
 @_typing.final
+class PlacementRules(_message.Message):
+    """Which nodes an instance may be placed on, by their labels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class PreferredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    PREFERRED_LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must have, with these values."""
+
+    @_builtins.property
+    def preferred_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node is preferred for."""
+
+    def __init__(
+        self,
+        *,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        preferred_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preferred_labels", b"preferred_labels", "required_labels", b"required_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementRules: _TypeAlias = PlacementRules  # noqa: Y015
+
+@_typing.final
+class InstanceResize(_message.Message):
+    """What an instance had before a resize that is neither confirmed nor reverted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    CONFIRM_TIME_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """Resource name of the flavor."""
+    node: _builtins.str
+    """Resource name of the node."""
+    @_builtins.property
+    def confirm_time(self) -> _timestamp_pb2.Timestamp:
+        """When it confirms by itself; unset when never."""
+
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        node: _builtins.str = ...,
+        confirm_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirm_time", b"confirm_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_time", b"confirm_time", "flavor", b"flavor", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceResize: _TypeAlias = InstanceResize  # noqa: Y015
+
+@_typing.final
 class Instance(_message.Message):
     """A virtual machine."""
 
@@ -250,6 +376,14 @@ class Instance(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DATA_DISKS_GIB_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    CPU_MODEL_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    RESCUE_IMAGE_FIELD_NUMBER: _builtins.int
+    SHELVED_IMAGE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `projects/{project}/instances/{instance}`."""
     uid: _builtins.str
@@ -280,6 +414,16 @@ class Instance(_message.Message):
     """Who asked for it."""
     etag: _builtins.str
     """Names this version; send it back to change exactly this one."""
+    storage: Global___Storage.ValueType
+    """Which kind of pool its disks are in."""
+    cpu_model: _builtins.str
+    """Its CPU model: empty for the host's own, `baseline` for the best one that all nodes have when it is made (which is
+    then what is answered), or a model by its name.
+    """
+    rescue_image: _builtins.str
+    """Resource name of the image it runs; set while RESCUED."""
+    shelved_image: _builtins.str
+    """Resource name of the image that holds its disk; set while SHELVED or SHELVED_OFFLOADED."""
     @_builtins.property
     def resources(self) -> Global___InstanceResources:
         """What the flavor gave when it was made or resized."""
@@ -316,6 +460,22 @@ class Instance(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When a soft-deleted instance goes for good."""
 
+    @_builtins.property
+    def data_disks_gib(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes of its data disks in GiB, in order; at most 8."""
+
+    @_builtins.property
+    def placement(self) -> Global___PlacementRules:
+        """Which nodes it may be placed on."""
+
+    @_builtins.property
+    def resize(self) -> Global___InstanceResize:
+        """What it had before; set while RESIZED."""
+
+    @_builtins.property
+    def offload_time(self) -> _timestamp_pb2.Timestamp:
+        """When its node is freed; set while SHELVED."""
+
     def __init__(
         self,
         *,
@@ -343,10 +503,18 @@ class Instance(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
         etag: _builtins.str = ...,
+        data_disks_gib: _abc.Iterable[_builtins.int] | None = ...,
+        storage: Global___Storage.ValueType = ...,
+        placement: Global___PlacementRules | None = ...,
+        cpu_model: _builtins.str = ...,
+        resize: Global___InstanceResize | None = ...,
+        rescue_image: _builtins.str = ...,
+        shelved_image: _builtins.str = ...,
+        offload_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "expire_time", b"expire_time", "last_boot_time", b"last_boot_time", "lock", b"lock", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "expire_time", b"expire_time", "last_boot_time", b"last_boot_time", "lock", b"lock", "offload_time", b"offload_time", "placement", b"placement", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "pool", b"pool", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "offload_time", b"offload_time", "placement", b"placement", "pool", b"pool", "rescue_image", b"rescue_image", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "shelved_image", b"shelved_image", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__restart_on_failure: _TypeAlias = _typing.Literal["restart_on_failure"]  # noqa: Y015
     _WhichOneofArgType__restart_on_failure: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure"]  # noqa: Y015
@@ -367,6 +535,7 @@ class InstanceEvent(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     instance_uid: _builtins.str
     """The instance's uid."""
     operation: _builtins.str
@@ -385,6 +554,10 @@ class InstanceEvent(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.OperationStep]:
+        """The steps it took, oldest first."""
+
     def __init__(
         self,
         *,
@@ -395,10 +568,11 @@ class InstanceEvent(_message.Message):
         outcome: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[_operation_pb2.OperationStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "requested_by", b"requested_by", "start_time", b"start_time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "requested_by", b"requested_by", "start_time", b"start_time", "steps", b"steps", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,38 @@ REBOOT_MODE_HARD: RebootMode.ValueType  # 2
 """Reset the virtual machine at once."""
 Global___RebootMode: _TypeAlias = RebootMode  # noqa: Y015
 
+class _MigrationEscalation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MigrationEscalationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MigrationEscalation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MIGRATION_ESCALATION_UNSPECIFIED: _MigrationEscalation.ValueType  # 0
+    """AUTO_CONVERGE."""
+    MIGRATION_ESCALATION_NONE: _MigrationEscalation.ValueType  # 1
+    """Only copy; when that does not converge, the timeout ends it."""
+    MIGRATION_ESCALATION_AUTO_CONVERGE: _MigrationEscalation.ValueType  # 2
+    """Slow the guest's processors down."""
+    MIGRATION_ESCALATION_POST_COPY: _MigrationEscalation.ValueType  # 3
+    """Then switch over and fetch the rest. The guest is lost if either host dies in that time."""
+    MIGRATION_ESCALATION_PAUSE: _MigrationEscalation.ValueType  # 4
+    """Halt the guest until the rest is copied, whatever the downtime."""
+
+class MigrationEscalation(_MigrationEscalation, metaclass=_MigrationEscalationEnumTypeWrapper):
+    """How far a live migration may go to come to its end with a guest that changes its memory fast."""
+
+MIGRATION_ESCALATION_UNSPECIFIED: MigrationEscalation.ValueType  # 0
+"""AUTO_CONVERGE."""
+MIGRATION_ESCALATION_NONE: MigrationEscalation.ValueType  # 1
+"""Only copy; when that does not converge, the timeout ends it."""
+MIGRATION_ESCALATION_AUTO_CONVERGE: MigrationEscalation.ValueType  # 2
+"""Slow the guest's processors down."""
+MIGRATION_ESCALATION_POST_COPY: MigrationEscalation.ValueType  # 3
+"""Then switch over and fetch the rest. The guest is lost if either host dies in that time."""
+MIGRATION_ESCALATION_PAUSE: MigrationEscalation.ValueType  # 4
+"""Halt the guest until the rest is copied, whatever the downtime."""
+Global___MigrationEscalation: _TypeAlias = MigrationEscalation  # noqa: Y015
+
 @_typing.final
 class CreateInstanceRequest(_message.Message):
     """An instance to launch."""
@@ -866,6 +898,7 @@ class MigrateInstanceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     etag: _builtins.str
@@ -876,6 +909,10 @@ class MigrateInstanceRequest(_message.Message):
     """Check everything and change nothing."""
     node: _builtins.str
     """Resource name of the node to go to; empty for the scheduler's choice."""
+    @_builtins.property
+    def grace_period(self) -> _duration_pb2.Duration:
+        """How long the guest may take to shut down, 0 to 1 hour; unset means 60 s, 0 ends it at once."""
+
     def __init__(
         self,
         *,
@@ -884,10 +921,11 @@ class MigrateInstanceRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         node: _builtins.str = ...,
+        grace_period: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace_period", b"grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "node", b"node", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "grace_period", b"grace_period", "name", b"name", "node", b"node", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -907,6 +945,7 @@ class LiveMigrateInstanceRequest(_message.Message):
     MAX_BANDWIDTH_MIB_PER_SECOND_FIELD_NUMBER: _builtins.int
     MAX_DOWNTIME_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    ESCALATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     etag: _builtins.str
@@ -919,6 +958,8 @@ class LiveMigrateInstanceRequest(_message.Message):
     """Resource name of the node to go to; empty for the scheduler's choice."""
     max_bandwidth_mib_per_second: _builtins.int
     """The most to use of the network, in MiB a second; 0 for no limit."""
+    escalation: Global___MigrationEscalation.ValueType
+    """How far it may go with a guest that changes its memory fast; unspecified means AUTO_CONVERGE."""
     @_builtins.property
     def max_downtime(self) -> _duration_pb2.Duration:
         """How long the guest may stand still at the end, 1 ms to 1 minute; unset means 300 ms."""
@@ -938,10 +979,11 @@ class LiveMigrateInstanceRequest(_message.Message):
         max_bandwidth_mib_per_second: _builtins.int = ...,
         max_downtime: _duration_pb2.Duration | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        escalation: Global___MigrationEscalation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_downtime", b"max_downtime", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "max_bandwidth_mib_per_second", b"max_bandwidth_mib_per_second", "max_downtime", b"max_downtime", "name", b"name", "node", b"node", "request_id", b"request_id", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["escalation", b"escalation", "etag", b"etag", "max_bandwidth_mib_per_second", b"max_bandwidth_mib_per_second", "max_downtime", b"max_downtime", "name", b"name", "node", b"node", "request_id", b"request_id", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1212,36 +1254,6 @@ class CrashDumpInstanceRequest(_message.Message):
 Global___CrashDumpInstanceRequest: _TypeAlias = CrashDumpInstanceRequest  # noqa: Y015
 
 @_typing.final
-class CrashDumpInstanceResponse(_message.Message):
-    """Where a dump was written."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    POOL_FIELD_NUMBER: _builtins.int
-    DUMP_FIELD_NUMBER: _builtins.int
-    SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    pool: _builtins.str
-    """Id of the pool."""
-    dump: _builtins.str
-    """The dump's id in it."""
-    size_bytes: _builtins.int
-    """Its size."""
-    def __init__(
-        self,
-        *,
-        pool: _builtins.str = ...,
-        dump: _builtins.str = ...,
-        size_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dump", b"dump", "pool", b"pool", "size_bytes", b"size_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CrashDumpInstanceResponse: _TypeAlias = CrashDumpInstanceResponse  # noqa: Y015
-
-@_typing.final
 class GetConsoleLogRequest(_message.Message):
     """Which part of a console log to get."""
 
@@ -1309,19 +1321,23 @@ class AttachConsoleRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    TAKE_OVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name of the instance; in the first message and in no other."""
     input: _builtins.bytes
     """Bytes for the guest."""
+    take_over: _builtins.bool
+    """With the name: end whoever is attached, instead of being refused."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         input: _builtins.bytes = ...,
+        take_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "input", b"input", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "input", b"input", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "input", b"input", "name", b"name", "take_over", b"take_over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["name", "input"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015

@@ -410,7 +410,7 @@ class InstanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CrashDumpInstance(self, request, context):
-        """Write an instance's memory to a file in its pool.
+        """Send an instance a non-maskable interrupt, by which its kernel writes its crash dump.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

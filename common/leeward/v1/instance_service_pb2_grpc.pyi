@@ -101,7 +101,7 @@ class InstanceServiceStub:
     EvacuateInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.EvacuateInstanceRequest, _operations_pb2.Operation]
     """Restart an instance elsewhere. Only with a fence proof for its node."""
     CrashDumpInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.CrashDumpInstanceRequest, _operations_pb2.Operation]
-    """Write an instance's memory to a file in its pool."""
+    """Send an instance a non-maskable interrupt, by which its kernel writes its crash dump."""
     GetConsoleLog: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.GetConsoleLogRequest, _instance_service_pb2.GetConsoleLogResponse]
     """Part of the instance's serial console log."""
     AttachConsole: _grpc.StreamStreamMultiCallable[_instance_service_pb2.AttachConsoleRequest, _instance_service_pb2.AttachConsoleResponse]
@@ -180,7 +180,7 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     EvacuateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.EvacuateInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Restart an instance elsewhere. Only with a fence proof for its node."""
     CrashDumpInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.CrashDumpInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Write an instance's memory to a file in its pool."""
+    """Send an instance a non-maskable interrupt, by which its kernel writes its crash dump."""
     GetConsoleLog: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.GetConsoleLogRequest, _instance_service_pb2.GetConsoleLogResponse]  # type: ignore[assignment]
     """Part of the instance's serial console log."""
     AttachConsole: _aio.StreamStreamMultiCallable[_instance_service_pb2.AttachConsoleRequest, _instance_service_pb2.AttachConsoleResponse]  # type: ignore[assignment]
@@ -430,7 +430,7 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _instance_service_pb2.CrashDumpInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Write an instance's memory to a file in its pool."""
+        """Send an instance a non-maskable interrupt, by which its kernel writes its crash dump."""
 
     @_abc_1.abstractmethod
     def GetConsoleLog(

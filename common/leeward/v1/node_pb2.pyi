@@ -263,6 +263,8 @@ class Node(_message.Message):
     FENCE_PROOF_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CURRENT_OPERATION_FIELD_NUMBER: _builtins.int
+    DRAINED_INSTANCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `nodes/{node}`."""
     uid: _builtins.str
@@ -272,7 +274,7 @@ class Node(_message.Message):
     condition_reason: _builtins.str
     """Why it is in that condition, in words."""
     cordoned: _builtins.bool
-    """Whether new instances are kept away."""
+    """Whether new instances are kept away: cordoned, draining or in maintenance."""
     cordon_reason: _builtins.str
     """Why, as the operator said."""
     heartbeat_alive: _builtins.bool
@@ -293,6 +295,8 @@ class Node(_message.Message):
     """Whether its guard answers and has a deadline, so that silence can prove it dead."""
     etag: _builtins.str
     """Names this version of what the controllers hold; send it back to change exactly this one."""
+    current_operation: _builtins.str
+    """Resource name of the operation that runs on the node itself; empty when none does."""
     @_builtins.property
     def condition_time(self) -> _timestamp_pb2.Timestamp:
         """Since when it is in that condition."""
@@ -321,6 +325,10 @@ class Node(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first seen."""
 
+    @_builtins.property
+    def drained_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resource names of the instances that were drained off it since it was last uncordoned."""
+
     def __init__(
         self,
         *,
@@ -346,10 +354,12 @@ class Node(_message.Message):
         fence_proof: Global___FenceProof | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        current_operation: _builtins.str = ...,
+        drained_instances: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity", "condition_time", b"condition_time", "create_time", b"create_time", "fence_proof", b"fence_proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_address", b"agent_address", "agent_version", b"agent_version", "allocated", b"allocated", "boot_id", b"boot_id", "capacity", b"capacity", "condition", b"condition", "condition_reason", b"condition_reason", "condition_time", b"condition_time", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "create_time", b"create_time", "etag", b"etag", "fence_proof", b"fence_proof", "guard_armed", b"guard_armed", "heartbeat_alive", b"heartbeat_alive", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "instance_count", b"instance_count", "labels", b"labels", "name", b"name", "pools", b"pools", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_address", b"agent_address", "agent_version", b"agent_version", "allocated", b"allocated", "boot_id", b"boot_id", "capacity", b"capacity", "condition", b"condition", "condition_reason", b"condition_reason", "condition_time", b"condition_time", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "create_time", b"create_time", "current_operation", b"current_operation", "drained_instances", b"drained_instances", "etag", b"etag", "fence_proof", b"fence_proof", "guard_armed", b"guard_armed", "heartbeat_alive", b"heartbeat_alive", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "instance_count", b"instance_count", "labels", b"labels", "name", b"name", "pools", b"pools", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from leeward.v1 import node_pb2 as _node_pb2
 from leeward.v1 import watch_pb2 as _watch_pb2
@@ -22,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DrainFailurePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DrainFailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DrainFailurePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRAIN_FAILURE_POLICY_UNSPECIFIED: _DrainFailurePolicy.ValueType  # 0
+    """CONTINUE."""
+    DRAIN_FAILURE_POLICY_CONTINUE: _DrainFailurePolicy.ValueType  # 1
+    """Go on with the others, and fail in the end."""
+    DRAIN_FAILURE_POLICY_STOP: _DrainFailurePolicy.ValueType  # 2
+    """Begin no other move, and fail when those under way have ended."""
+    DRAIN_FAILURE_POLICY_WAIT: _DrainFailurePolicy.ValueType  # 3
+    """Go on with the others, and try it again and again until it can be moved."""
+
+class DrainFailurePolicy(_DrainFailurePolicy, metaclass=_DrainFailurePolicyEnumTypeWrapper):
+    """What a drain does when an instance cannot be moved."""
+
+DRAIN_FAILURE_POLICY_UNSPECIFIED: DrainFailurePolicy.ValueType  # 0
+"""CONTINUE."""
+DRAIN_FAILURE_POLICY_CONTINUE: DrainFailurePolicy.ValueType  # 1
+"""Go on with the others, and fail in the end."""
+DRAIN_FAILURE_POLICY_STOP: DrainFailurePolicy.ValueType  # 2
+"""Begin no other move, and fail when those under way have ended."""
+DRAIN_FAILURE_POLICY_WAIT: DrainFailurePolicy.ValueType  # 3
+"""Go on with the others, and try it again and again until it can be moved."""
+Global___DrainFailurePolicy: _TypeAlias = DrainFailurePolicy  # noqa: Y015
 
 @_typing.final
 class GetNodeRequest(_message.Message):
@@ -211,6 +240,7 @@ class UncordonNodeRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    BRING_BACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     etag: _builtins.str
@@ -219,6 +249,8 @@ class UncordonNodeRequest(_message.Message):
     """Makes repeating safe: a second call with the same id answers what the first one began."""
     validate_only: _builtins.bool
     """Check everything and change nothing."""
+    bring_back: _builtins.bool
+    """Move back what was drained off it."""
     def __init__(
         self,
         *,
@@ -226,10 +258,11 @@ class UncordonNodeRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        bring_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bring_back", b"bring_back", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +279,10 @@ class DrainNodeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     ENTER_MAINTENANCE_FIELD_NUMBER: _builtins.int
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     etag: _builtins.str
@@ -255,7 +292,15 @@ class DrainNodeRequest(_message.Message):
     validate_only: _builtins.bool
     """Check everything and change nothing."""
     enter_maintenance: _builtins.bool
-    """Leave it in MAINTENANCE when it is empty."""
+    """Leave it in MAINTENANCE when it is empty, and else CORDONED; unset means true."""
+    parallelism: _builtins.int
+    """How many instances are moved at the same time, 1 to 64; 0 means 2."""
+    retries: _builtins.int
+    """How often the move of an instance is tried again when it fails, 0 to 10; unset means 2."""
+    on_failure: Global___DrainFailurePolicy.ValueType
+    """What to do when an instance cannot be moved."""
+    reason: _builtins.str
+    """Why; told to whoever asks."""
     def __init__(
         self,
         *,
@@ -263,13 +308,24 @@ class DrainNodeRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
-        enter_maintenance: _builtins.bool = ...,
+        enter_maintenance: _builtins.bool | None = ...,
+        parallelism: _builtins.int = ...,
+        retries: _builtins.int | None = ...,
+        on_failure: Global___DrainFailurePolicy.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enter_maintenance", b"_enter_maintenance", "_retries", b"_retries", "enter_maintenance", b"enter_maintenance", "retries", b"retries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enter_maintenance", b"enter_maintenance", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enter_maintenance", b"_enter_maintenance", "_retries", b"_retries", "enter_maintenance", b"enter_maintenance", "etag", b"etag", "name", b"name", "on_failure", b"on_failure", "parallelism", b"parallelism", "reason", b"reason", "request_id", b"request_id", "retries", b"retries", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__enter_maintenance: _TypeAlias = _typing.Literal["enter_maintenance"]  # noqa: Y015
+    _WhichOneofArgType__enter_maintenance: _TypeAlias = _typing.Literal["_enter_maintenance", b"_enter_maintenance"]  # noqa: Y015
+    _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
+    _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enter_maintenance) -> _WhichOneofReturnType__enter_maintenance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
 
 Global___DrainNodeRequest: _TypeAlias = DrainNodeRequest  # noqa: Y015
 
@@ -283,6 +339,7 @@ class FenceNodeRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     etag: _builtins.str
@@ -291,6 +348,8 @@ class FenceNodeRequest(_message.Message):
     """Makes repeating safe: a second call with the same id answers what the first one began."""
     validate_only: _builtins.bool
     """Check everything and change nothing."""
+    force: _builtins.bool
+    """Cut its power even though it is alive. Its guests end, and are restarted elsewhere."""
     def __init__(
         self,
         *,
@@ -298,10 +357,11 @@ class FenceNodeRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -128,21 +128,25 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UncordonNode(self, request, context):
-        """Let a node take new instances again; also releases it from quarantine.
+        """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+        was drained off it is moved back by an operation, which is the answered node's `current_operation`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """Cordon a node and move every instance off it.
+        """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
+        the rest by migration. An instance's label `leeward.dev/drain` can ask otherwise: `live`, `cold` or `stay`.
+        Cancelled, it ends what is being moved and leaves where it is what has moved; the node is what it was before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FenceNode(self, request, context):
-        """Make sure that a node runs no guest, by the cheapest proof that can be had.
+        """Make sure that a node runs no guest, by the cheapest proof that can be had. A node whose heartbeat is alive is
+        refused, unless `force` asks for its power to be cut.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,7 +168,8 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveNode(self, request, context):
-        """Take a node out of the cluster. It must be empty, or fenced and evacuated.
+        """Take a node out of the cluster. It must be empty and its heartbeat must have ended (stop its agent), or it must be
+        fenced and evacuated. One that comes back registers anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

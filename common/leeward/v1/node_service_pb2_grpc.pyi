@@ -46,11 +46,18 @@ class NodeServiceStub:
     CordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_pb2.Node]
     """Keep new instances away from a node. What runs on it goes on."""
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]
-    """Let a node take new instances again; also releases it from quarantine."""
+    """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+    was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+    """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]
-    """Cordon a node and move every instance off it."""
+    """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
+    the rest by migration. An instance's label `leeward.dev/drain` can ask otherwise: `live`, `cold` or `stay`.
+    Cancelled, it ends what is being moved and leaves where it is what has moved; the node is what it was before.
+    """
     FenceNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.FenceNodeRequest, _operations_pb2.Operation]
-    """Make sure that a node runs no guest, by the cheapest proof that can be had."""
+    """Make sure that a node runs no guest, by the cheapest proof that can be had. A node whose heartbeat is alive is
+    refused, unless `force` asks for its power to be cut.
+    """
     AttestNodeFenced: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.AttestNodeFencedRequest, _node_pb2.FenceProof]
     """Say, as an operator, that a node is off and stays off: this is a fence proof, and its instances will be started
     elsewhere. Refused while its heartbeat is alive. A wrong attestation can make a guest run twice.
@@ -58,7 +65,9 @@ class NodeServiceStub:
     EvacuateNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.EvacuateNodeRequest, _node_service_pb2.EvacuateNodeResponse]
     """Restart the instances of a fenced node elsewhere, one operation each. Needs a fence proof."""
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.RemoveNodeRequest, _operations_pb2.Operation]
-    """Take a node out of the cluster. It must be empty, or fenced and evacuated."""
+    """Take a node out of the cluster. It must be empty and its heartbeat must have ended (stop its agent), or it must be
+    fenced and evacuated. One that comes back registers anew.
+    """
     PlanFailover: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.PlanFailoverRequest, _node_service_pb2.PlanFailoverResponse]
     """What would happen if a node died now: where each of its instances would go, and which would find no place."""
 
@@ -78,11 +87,18 @@ class NodeServiceAsyncStub(NodeServiceStub):
     CordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
     """Keep new instances away from a node. What runs on it goes on."""
     UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
-    """Let a node take new instances again; also releases it from quarantine."""
+    """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+    was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+    """
     DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Cordon a node and move every instance off it."""
+    """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
+    the rest by migration. An instance's label `leeward.dev/drain` can ask otherwise: `live`, `cold` or `stay`.
+    Cancelled, it ends what is being moved and leaves where it is what has moved; the node is what it was before.
+    """
     FenceNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.FenceNodeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Make sure that a node runs no guest, by the cheapest proof that can be had."""
+    """Make sure that a node runs no guest, by the cheapest proof that can be had. A node whose heartbeat is alive is
+    refused, unless `force` asks for its power to be cut.
+    """
     AttestNodeFenced: _aio.UnaryUnaryMultiCallable[_node_service_pb2.AttestNodeFencedRequest, _node_pb2.FenceProof]  # type: ignore[assignment]
     """Say, as an operator, that a node is off and stays off: this is a fence proof, and its instances will be started
     elsewhere. Refused while its heartbeat is alive. A wrong attestation can make a guest run twice.
@@ -90,7 +106,9 @@ class NodeServiceAsyncStub(NodeServiceStub):
     EvacuateNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.EvacuateNodeRequest, _node_service_pb2.EvacuateNodeResponse]  # type: ignore[assignment]
     """Restart the instances of a fenced node elsewhere, one operation each. Needs a fence proof."""
     RemoveNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.RemoveNodeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Take a node out of the cluster. It must be empty, or fenced and evacuated."""
+    """Take a node out of the cluster. It must be empty and its heartbeat must have ended (stop its agent), or it must be
+    fenced and evacuated. One that comes back registers anew.
+    """
     PlanFailover: _aio.UnaryUnaryMultiCallable[_node_service_pb2.PlanFailoverRequest, _node_service_pb2.PlanFailoverResponse]  # type: ignore[assignment]
     """What would happen if a node died now: where each of its instances would go, and which would find no place."""
 
@@ -137,7 +155,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.UncordonNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.Node, _abc.Awaitable[_node_pb2.Node]]:
-        """Let a node take new instances again; also releases it from quarantine."""
+        """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+        was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+        """
 
     @_abc_1.abstractmethod
     def DrainNode(
@@ -145,7 +165,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Cordon a node and move every instance off it."""
+        """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
+        the rest by migration. An instance's label `leeward.dev/drain` can ask otherwise: `live`, `cold` or `stay`.
+        Cancelled, it ends what is being moved and leaves where it is what has moved; the node is what it was before.
+        """
 
     @_abc_1.abstractmethod
     def FenceNode(
@@ -153,7 +176,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.FenceNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Make sure that a node runs no guest, by the cheapest proof that can be had."""
+        """Make sure that a node runs no guest, by the cheapest proof that can be had. A node whose heartbeat is alive is
+        refused, unless `force` asks for its power to be cut.
+        """
 
     @_abc_1.abstractmethod
     def AttestNodeFenced(
@@ -179,7 +204,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.RemoveNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Take a node out of the cluster. It must be empty, or fenced and evacuated."""
+        """Take a node out of the cluster. It must be empty and its heartbeat must have ended (stop its agent), or it must be
+        fenced and evacuated. One that comes back registers anew.
+        """
 
     @_abc_1.abstractmethod
     def PlanFailover(

@@ -75,13 +75,19 @@ class _OperationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     OPERATION_TYPE_REBUILD: _OperationType.ValueType  # 22
     """Give an instance a new root disk."""
     OPERATION_TYPE_CRASH_DUMP: _OperationType.ValueType  # 23
-    """Write an instance's memory to a file."""
+    """Send an instance a non-maskable interrupt, by which it writes its crash dump."""
     OPERATION_TYPE_DRAIN_NODE: _OperationType.ValueType  # 24
     """Move every instance off a node."""
     OPERATION_TYPE_FENCE_NODE: _OperationType.ValueType  # 25
     """Make sure that a node runs no guest."""
     OPERATION_TYPE_REMOVE_NODE: _OperationType.ValueType  # 26
     """Take a node out of the cluster."""
+    OPERATION_TYPE_OFFLOAD: _OperationType.ValueType  # 27
+    """Free the node of a shelved instance."""
+    OPERATION_TYPE_BRING_BACK: _OperationType.ValueType  # 28
+    """Move back onto a node what a drain moved away."""
+    OPERATION_TYPE_RECOVER: _OperationType.ValueType  # 29
+    """Start an instance again as it was, after it was killed or its host was rebooted."""
 
 class OperationType(_OperationType, metaclass=_OperationTypeEnumTypeWrapper):
     """What an operation does. The method that starts it bears the same name."""
@@ -133,13 +139,19 @@ OPERATION_TYPE_UNRESCUE: OperationType.ValueType  # 21
 OPERATION_TYPE_REBUILD: OperationType.ValueType  # 22
 """Give an instance a new root disk."""
 OPERATION_TYPE_CRASH_DUMP: OperationType.ValueType  # 23
-"""Write an instance's memory to a file."""
+"""Send an instance a non-maskable interrupt, by which it writes its crash dump."""
 OPERATION_TYPE_DRAIN_NODE: OperationType.ValueType  # 24
 """Move every instance off a node."""
 OPERATION_TYPE_FENCE_NODE: OperationType.ValueType  # 25
 """Make sure that a node runs no guest."""
 OPERATION_TYPE_REMOVE_NODE: OperationType.ValueType  # 26
 """Take a node out of the cluster."""
+OPERATION_TYPE_OFFLOAD: OperationType.ValueType  # 27
+"""Free the node of a shelved instance."""
+OPERATION_TYPE_BRING_BACK: OperationType.ValueType  # 28
+"""Move back onto a node what a drain moved away."""
+OPERATION_TYPE_RECOVER: OperationType.ValueType  # 29
+"""Start an instance again as it was, after it was killed or its host was rebooted."""
 Global___OperationType: _TypeAlias = OperationType  # noqa: Y015
 
 class _OperationPhase:
@@ -217,6 +229,42 @@ MIGRATION_PHASE_FAILED: MigrationPhase.ValueType  # 5
 MIGRATION_PHASE_CANCELLED: MigrationPhase.ValueType  # 6
 """Cancelled on request; it runs on the source as before."""
 Global___MigrationPhase: _TypeAlias = MigrationPhase  # noqa: Y015
+
+class _MovePhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MovePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MovePhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_PHASE_UNSPECIFIED: _MovePhase.ValueType  # 0
+    """Never sent."""
+    MOVE_PHASE_WAITING: _MovePhase.ValueType  # 1
+    """Its turn has not come, or it waits to be tried again."""
+    MOVE_PHASE_MOVING: _MovePhase.ValueType  # 2
+    """It is being moved by an operation of its own."""
+    MOVE_PHASE_MOVED: _MovePhase.ValueType  # 3
+    """It is where it shall be, or has been deleted."""
+    MOVE_PHASE_STAYS: _MovePhase.ValueType  # 4
+    """It is left where it is, as its label `leeward.dev/drain` asks."""
+    MOVE_PHASE_FAILED: _MovePhase.ValueType  # 5
+    """It could not be moved."""
+
+class MovePhase(_MovePhase, metaclass=_MovePhaseEnumTypeWrapper):
+    """Where one instance stands that an operation on a node moves."""
+
+MOVE_PHASE_UNSPECIFIED: MovePhase.ValueType  # 0
+"""Never sent."""
+MOVE_PHASE_WAITING: MovePhase.ValueType  # 1
+"""Its turn has not come, or it waits to be tried again."""
+MOVE_PHASE_MOVING: MovePhase.ValueType  # 2
+"""It is being moved by an operation of its own."""
+MOVE_PHASE_MOVED: MovePhase.ValueType  # 3
+"""It is where it shall be, or has been deleted."""
+MOVE_PHASE_STAYS: MovePhase.ValueType  # 4
+"""It is left where it is, as its label `leeward.dev/drain` asks."""
+MOVE_PHASE_FAILED: MovePhase.ValueType  # 5
+"""It could not be moved."""
+Global___MovePhase: _TypeAlias = MovePhase  # noqa: Y015
 
 @_typing.final
 class MigrationProgress(_message.Message):
@@ -297,6 +345,88 @@ class MigrationProgress(_message.Message):
 Global___MigrationProgress: _TypeAlias = MigrationProgress  # noqa: Y015
 
 @_typing.final
+class InstanceMove(_message.Message):
+    """One instance that an operation on a node moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    TARGET_NODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name of the instance."""
+    operation: _builtins.str
+    """Resource name of the operation that moves it, or that moved it last; empty before there is one."""
+    phase: Global___MovePhase.ValueType
+    """Where it stands."""
+    percent: _builtins.int
+    """How much of that operation is done, 0 to 100."""
+    target_node: _builtins.str
+    """Resource name of the node it goes to; empty until chosen."""
+    error: _builtins.str
+    """Why it is not moved, or was not at the last attempt; in words."""
+    attempt: _builtins.int
+    """How often it has been tried."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        phase: Global___MovePhase.ValueType = ...,
+        percent: _builtins.int = ...,
+        target_node: _builtins.str = ...,
+        error: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "instance", b"instance", "operation", b"operation", "percent", b"percent", "phase", b"phase", "target_node", b"target_node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceMove: _TypeAlias = InstanceMove  # noqa: Y015
+
+@_typing.final
+class DrainProgress(_message.Message):
+    """How far an operation is that moves the instances of a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    STAYING_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    moved: _builtins.int
+    """How many are where they shall be."""
+    staying: _builtins.int
+    """How many are left where they are, as their labels ask."""
+    failed: _builtins.int
+    """How many could not be moved."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceMove]:
+        """All of them, by name."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___InstanceMove] | None = ...,
+        moved: _builtins.int = ...,
+        staying: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "moved", b"moved", "moves", b"moves", "staying", b"staying"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainProgress: _TypeAlias = DrainProgress  # noqa: Y015
+
+@_typing.final
 class OperationStep(_message.Message):
     """One step that an operation has taken."""
 
@@ -365,6 +495,8 @@ class OperationMetadata(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CONTROLLER_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
+    PARENT_OPERATION_FIELD_NUMBER: _builtins.int
     type: Global___OperationType.ValueType
     """What the operation does."""
     instance: _builtins.str
@@ -395,6 +527,8 @@ class OperationMetadata(_message.Message):
     """Id of the controller that drives it; empty when none does just now."""
     note: _builtins.str
     """A word for people about what it is doing."""
+    parent_operation: _builtins.str
+    """Resource name of the operation that this one is part of; empty for most."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationStep]:
         """The steps taken so far, oldest first."""
@@ -418,6 +552,10 @@ class OperationMetadata(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended; unset until then."""
+
+    @_builtins.property
+    def drain(self) -> Global___DrainProgress:
+        """The instances that an operation on a node moves; unset for other operations."""
 
     def __init__(
         self,
@@ -443,10 +581,12 @@ class OperationMetadata(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         controller: _builtins.str = ...,
         note: _builtins.str = ...,
+        drain: Global___DrainProgress | None = ...,
+        parent_operation: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "migration", b"migration", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "drain", b"drain", "end_time", b"end_time", "migration", b"migration", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "controller", b"controller", "create_time", b"create_time", "end_time", b"end_time", "instance", b"instance", "instance_uid", b"instance_uid", "migration", b"migration", "node", b"node", "note", b"note", "percent", b"percent", "phase", b"phase", "request_id", b"request_id", "requested_by", b"requested_by", "source_node", b"source_node", "step", b"step", "steps", b"steps", "target_node", b"target_node", "type", b"type", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "controller", b"controller", "create_time", b"create_time", "drain", b"drain", "end_time", b"end_time", "instance", b"instance", "instance_uid", b"instance_uid", "migration", b"migration", "node", b"node", "note", b"note", "parent_operation", b"parent_operation", "percent", b"percent", "phase", b"phase", "request_id", b"request_id", "requested_by", b"requested_by", "source_node", b"source_node", "step", b"step", "steps", b"steps", "target_node", b"target_node", "type", b"type", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

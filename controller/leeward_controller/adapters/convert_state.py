@@ -9,25 +9,33 @@ from leeward.agent.types import NodeReport
 from leeward.errors import DataLoss, InternalError, InvalidArgument
 from leeward.mapping import from_message, to_message
 from leeward.state.v1 import state_pb2 as pb
+from leeward_controller.domain.backup import BackupPolicy, BackupRun
 from leeward_controller.domain.catalog import Flavor, Image
 from leeward_controller.domain.cluster import Brake, Controller, InstanceEvent
+from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
 from leeward_controller.domain.operation import Operation
+from leeward_controller.domain.project import Admission, Project
 
 T = TypeVar("T")
 
 MESSAGES: dict[type[Any], type[Message]] = {
+    Admission: pb.Admission,
+    BackupPolicy: pb.BackupPolicy,
+    BackupRun: pb.BackupRun,
     Brake: pb.Brake,
     Controller: pb.Controller,
     FenceProof: pb.FenceProof,
     Flavor: pb.Flavor,
+    Group: pb.Group,
     Image: pb.Image,
     Instance: pb.Instance,
     InstanceEvent: pb.InstanceEvent,
     Node: pb.Node,
     NodeAllocation: pb.NodeAllocation,
     Operation: pb.Operation,
+    Project: pb.Project,
 }
 """The message that each kind of record is kept as. Its parts are found by their names."""
 

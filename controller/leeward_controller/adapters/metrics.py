@@ -23,7 +23,7 @@ class ControllerCollector(Collector):
         """One family a question: how many nodes, instances, operations; who leads; is the view fed."""
         view = self._core.view
         # Copied in one step each, since the event loop goes on changing them.
-        nodes = Counter(stored.value.condition for stored in list(view.nodes.values()))
+        nodes = Counter(stored.value.shown_condition for stored in list(view.nodes.values()))
         instances = Counter(stored.value.state for stored in list(view.instances.values()))
         running = Counter(s.value.type for s in list(view.operations.values()) if not s.value.phase.ended)
         yield _by("leeward_nodes", "Nodes by condition.", "condition", list(NodeCondition), nodes)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from leeward_controller.domain.operation import StepRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Controller:
@@ -35,3 +37,4 @@ class InstanceEvent:
     outcome: str
     start_time: datetime
     end_time: datetime
+    steps: tuple[StepRecord, ...] = ()

@@ -4,7 +4,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from leeward.agent.types import DiskFormat, GuestSpec, Nic
+from leeward.agent.types import (
+    CloudInit,
+    DiskFormat,
+    Firmware,
+    GuestSpec,
+    GuestState,
+    MachineType,
+    Nic,
+    RescueImage,
+)
 
 
 class InstanceState(StrEnum):
@@ -33,9 +42,78 @@ class Resources:
     disk_gib: int
 
 
+class Storage(StrEnum):
+    """Which kind of pool an instance's disks are to be in."""
+
+    ANY = "ANY"  # A shared pool where there is one, else a local one.
+    SHARED = "SHARED"  # A pool that several nodes have: the instance survives its node.
+    LOCAL = "LOCAL"  # A pool of its node alone.
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLock:
+    """Why an instance refuses changes by others than admins, who said so, and since when."""
+
+    reason: str
+    locker: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """What a resize left behind until it is confirmed or reverted: all that the instance had before."""
+
+    flavor: str
+    resources: Resources
+    node: str
+    pool_id: str
+    state_before: InstanceState
+    confirm_time: datetime | None = None  # When it confirms by itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """The image that runs instead of the instance's own disk, and the state it goes back to."""
+
+    image: str
+    digest: str
+    format: DiskFormat
+    state_before: InstanceState
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The image that holds a shelved instance's disk, and when its node is freed (None: it is)."""
+
+    image: str
+    digest: str
+    format: DiskFormat
+    offload_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The state that an undelete goes back to, and when the instance goes for good."""
+
+    state_before: InstanceState
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRules:
+    """Labels that a node must have, and labels that one is preferred for."""
+
+    required_labels: dict[str, str] = field(default_factory=dict)
+    preferred_labels: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance. `node` is empty while it has no place; `run_epoch` grows whenever the right to run moves."""
+    """One instance. `node` is empty while it has no place; `run_epoch` grows whenever the right to run moves.
+
+    `pool_id` is chosen with its first place. `resize`, `rescue`, `shelf` and `deletion` are set in the states that they
+    explain, and in no other.
+    """
 
     name: str
     uid: str
@@ -57,11 +135,32 @@ class Instance:
     labels: dict[str, str] = field(default_factory=dict)
     restart_on_failure: bool = True
     last_boot_time: datetime | None = None
+    lock: InstanceLock | None = None
+    storage: Storage = Storage.ANY
+    data_disks_gib: tuple[int, ...] = ()
+    machine: MachineType = MachineType.Q35
+    firmware: Firmware = Firmware.BIOS
+    cpu_model: str = ""
+    cloud_init: CloudInit | None = None
+    group: str = ""
+    placement: PlacementRules = field(default_factory=PlacementRules)
+    resize: Resize | None = None
+    rescue: Rescue | None = None
+    shelf: Shelf | None = None
+    deletion: Deletion | None = None
 
     @property
     def project(self) -> str:
         """The project id in the name."""
         return self.name.split("/")[1]
+
+    @property
+    def wanted_guest(self) -> GuestState:
+        """What its guest is meant to be doing: RUNNING, PAUSED, or STOPPED."""
+        state = self.resize.state_before if self.state is InstanceState.RESIZED and self.resize else self.state
+        if state in (InstanceState.ACTIVE, InstanceState.RESCUED):
+            return GuestState.RUNNING
+        return GuestState.PAUSED if state is InstanceState.PAUSED else GuestState.STOPPED
 
     def guest_spec(self, *, run_epoch: int | None = None) -> GuestSpec:
         """What an agent needs to run it, with this run epoch (default: the recorded one)."""
@@ -76,4 +175,10 @@ class Instance:
             image_format=self.image_format,
             run_epoch=self.run_epoch if run_epoch is None else run_epoch,
             nics=self.nics,
+            data_disks_gib=self.data_disks_gib,
+            machine=self.machine,
+            firmware=self.firmware,
+            cpu_model=self.cpu_model,
+            cloud_init=self.cloud_init,
+            rescue=RescueImage(self.rescue.digest, self.rescue.format) if self.rescue else None,
         )

@@ -1,11 +1,19 @@
-"""A durable unit of work on an instance: what was asked, how far it is, how it ended."""
+"""A durable unit of work on an instance or a node: what was asked, how far it is, how it ended."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from leeward.agent.types import RebootMode
+from leeward.agent.types import DiskFormat, Escalation, RebootMode, SnapshotFile
 from leeward.errors import LeewardError
+from leeward_controller.domain.instance import Resources
+from leeward_controller.domain.node_operation import (
+    BringBackArguments,
+    DrainNodeArguments,
+    FenceNodeArguments,
+    Move,
+    RemoveNodeArguments,
+)
 
 
 class OperationType(StrEnum):
@@ -18,6 +26,28 @@ class OperationType(StrEnum):
     DELETE = "DELETE"  # Remove it and all it holds.
     LIVE_MIGRATE = "LIVE_MIGRATE"  # Move it while it runs.
     EVACUATE = "EVACUATE"  # Restart it elsewhere after its node was fenced.
+    UNDELETE = "UNDELETE"  # Bring a soft-deleted one back.
+    PAUSE = "PAUSE"  # Halt its processors.
+    UNPAUSE = "UNPAUSE"  # Let it run on.
+    SUSPEND = "SUSPEND"  # Write its memory to disk and end its process.
+    RESUME = "RESUME"  # Bring a suspended one back.
+    RESIZE = "RESIZE"  # Give it another flavor.
+    CONFIRM_RESIZE = "CONFIRM_RESIZE"  # Keep the new flavor and free the old disk.
+    REVERT_RESIZE = "REVERT_RESIZE"  # Go back to the flavor before.
+    SNAPSHOT = "SNAPSHOT"  # Make an image of it.
+    MIGRATE = "MIGRATE"  # Move it by stopping it here and starting it there.
+    SHELVE = "SHELVE"  # Keep it as an image.
+    OFFLOAD = "OFFLOAD"  # Free the node of a shelved one.
+    UNSHELVE = "UNSHELVE"  # Bring a shelved one back.
+    RESCUE = "RESCUE"  # Boot a rescue image beside its disk.
+    UNRESCUE = "UNRESCUE"  # End a rescue.
+    REBUILD = "REBUILD"  # Give it a new root disk.
+    CRASH_DUMP = "CRASH_DUMP"  # Send it a non-maskable interrupt.
+    RECOVER = "RECOVER"  # Start it again as it was, after it was killed or its host was rebooted.
+    DRAIN_NODE = "DRAIN_NODE"  # Move every instance off a node.
+    BRING_BACK = "BRING_BACK"  # Move back onto a node what a drain moved away.
+    FENCE_NODE = "FENCE_NODE"  # Make sure that a node runs no guest.
+    REMOVE_NODE = "REMOVE_NODE"  # Take a node out of the cluster.
 
 
 class OperationPhase(StrEnum):
@@ -64,7 +94,9 @@ class RebootArguments:
 
 @dataclass(frozen=True, slots=True)
 class DeleteArguments:
-    """Delete has no arguments."""
+    """Delete: how long it can be brought back; 0 lets it go at once."""
+
+    retention_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +107,88 @@ class LiveMigrateArguments:
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 300
     timeout_s: float = 3600.0
+    escalation: Escalation = Escalation.AUTO_CONVERGE
 
 
 @dataclass(frozen=True, slots=True)
 class EvacuateArguments:
-    """Evacuate: the node asked for by name or empty, and the boot whose fence proof allows it."""
+    """Evacuate: the node asked for by name or empty, and the boot whose fence proof allows it.
+
+    With `allow_rebuild` an instance whose disk was on the lost node is made anew from its latest backup or its image.
+    """
 
     node: str = ""
     fenced_node: str = ""
     fenced_boot_id: str = ""
     automatic: bool = False
+    allow_rebuild: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlainArguments:
+    """For operations that need no more than the instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeArguments:
+    """Resize: the flavor with what it gives, the node asked for or empty, and when it confirms by itself (0: never)."""
+
+    flavor: str
+    resources: Resources
+    node: str = ""
+    auto_confirm_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotArguments:
+    """Snapshot: the resource name of the image to make, its properties, and the backup policy it is for or empty."""
+
+    image: str
+    properties: dict[str, str] = field(default_factory=dict)
+    backup_policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateArguments:
+    """Migrate: the node asked for by name or empty, and how long the guest may take to shut down."""
+
+    node: str = ""
+    grace_period_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShelveArguments:
+    """Shelve: the image to make, how long its node is kept, and how long the guest may take to shut down."""
+
+    image: str
+    offload_delay_s: float = 0.0
+    grace_period_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnshelveArguments:
+    """Unshelve: the node asked for by name or empty."""
+
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RescueArguments:
+    """Rescue: the image to boot, and how long the guest may take to shut down."""
+
+    image: str
+    digest: str
+    format: DiskFormat
+    grace_period_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildArguments:
+    """Rebuild: the image to make the new root disk of."""
+
+    image: str
+    digest: str
+    format: DiskFormat
 
 
 Arguments = (
@@ -95,6 +199,18 @@ Arguments = (
     | DeleteArguments
     | LiveMigrateArguments
     | EvacuateArguments
+    | PlainArguments
+    | ResizeArguments
+    | SnapshotArguments
+    | MigrateArguments
+    | ShelveArguments
+    | UnshelveArguments
+    | RescueArguments
+    | RebuildArguments
+    | DrainNodeArguments
+    | BringBackArguments
+    | FenceNodeArguments
+    | RemoveNodeArguments
 )
 
 
@@ -108,6 +224,10 @@ class Work:
     excluded_nodes: tuple[str, ...] = ()
     attempt: int = 0
     note: str = ""
+    target_pool_id: str = ""
+    source_pool_id: str = ""
+    snapshot: SnapshotFile | None = None
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +261,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation. `owner` is the controller that drives it, `predecessor` the operation it interrupted."""
+    """One operation, on an instance or on a node: the one that it is not about is left empty.
+
+    `owner` is the controller that drives it, `predecessor` the operation it interrupted, `parent` the one that it is
+    part of.
+    """
 
     id: str
     type: OperationType
@@ -164,8 +288,21 @@ class Operation:
     error: OperationError | None = None
     undo_cause: OperationError | None = None
     history: tuple[StepRecord, ...] = ()
+    node: str = ""
+    node_uid: str = ""
+    parent: str = ""
 
     @property
     def name(self) -> str:
         """`operations/{operation}`."""
         return f"operations/{self.id}"
+
+    @property
+    def subject(self) -> str:
+        """The resource name of what it is about."""
+        return f"nodes/{self.node}" if self.node else self.instance
+
+    @property
+    def subject_uid(self) -> str:
+        """The uid of what it is about."""
+        return self.node_uid if self.node else self.instance_uid

@@ -37,6 +37,7 @@ _C = NodeCondition
 _DOUBTED = frozenset({_C.SUSPECT, _C.ISOLATED, _C.FENCING})
 _OVER = frozenset({_C.FENCED, _C.EVACUATED})
 _CAME_BACK = "it came back after its instances were moved; uncordon it to use it again"
+_BACK_IN_MAINTENANCE = "it came back; it had been emptied before"
 
 
 def decide(snapshot: ClusterSnapshot, *, timing: Timing, brake: BrakePolicy) -> list[Decision]:
@@ -53,14 +54,19 @@ def decide(snapshot: ClusterSnapshot, *, timing: Timing, brake: BrakePolicy) -> 
 
 
 def _looks_dead(node: NodeSnapshot) -> bool:
-    return node.lease_missing_s is not None and node.condition is not _C.EVACUATED
+    return node.lease_missing_s is not None and _counts(node)
+
+
+def _counts(node: NodeSnapshot) -> bool:
+    """Whether its death would tell something of the cluster: not of one that is empty, and known to be worked on."""
+    return node.condition is not _C.EVACUATED and (not node.in_maintenance or node.instances > 0)
 
 
 def _brake_reason(snapshot: ClusterSnapshot, policy: BrakePolicy) -> str:
     if snapshot.unwell:
         return snapshot.unwell
     dead = [node.node for node in snapshot.nodes if _looks_dead(node)]
-    counted = [node for node in snapshot.nodes if node.condition is not _C.EVACUATED]
+    counted = [node for node in snapshot.nodes if _counts(node)]
     if len(dead) > policy.more_than and len(dead) >= policy.at_least_share * len(counted):
         return f"{len(dead)} of {len(counted)} nodes look dead at once ({', '.join(sorted(dead))})"
     return ""
@@ -83,12 +89,15 @@ def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
             ProofKind.NEW_BOOT,
             f"the node came back with boot id {node.lease_boot_id}",
         )
-        yield SetCondition(node.node, _C.READY, "it was rebooted; its guests are started again", adopt_report=True)
+        if node.condition is _C.QUARANTINED:
+            yield SetCondition(node.node, _C.QUARANTINED, "it was rebooted; uncordon it to use it", adopt_report=True)
+        else:
+            yield SetCondition(node.node, _C.READY, "it was rebooted; its guests are started again", adopt_report=True)
     elif node.condition in _DOUBTED:
         yield SetCondition(node.node, _C.READY, "its heartbeat is back", adopt_report=True)
     elif node.condition in _OVER:
         # A leader died between dropping the proof and saying so.
-        yield SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)
+        yield _came_back(node)
     elif node.report_changed:
         yield AdoptReport(node.node)
 
@@ -141,16 +150,24 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
             node.node, _C.READY, "it was rebooted; what is left on it is started again", adopt_report=True
         )
         return
-    if node.condition not in _OVER and node.condition is not _C.QUARANTINED:
+    is_told = node.condition in _OVER or (node.condition is _C.QUARANTINED and node.lease_missing_s is None)
+    if not is_told:
         yield SetCondition(node.node, _C.FENCED, f"proved by {node.proof}")
     if node.waiting and not braked:
         yield Evacuate(node.node, node.known_boot_id, node.waiting)
-    if node.instances:
+    if node.instances or not is_told:
         return
     if node.lease_missing_s is None:
         yield TrimAllocation(node.node)
         yield ClearProof(node.node, node.known_boot_id)
-        yield SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)
+        yield _came_back(node)
     elif node.condition is not _C.EVACUATED:
         yield TrimAllocation(node.node)
         yield SetCondition(node.node, _C.EVACUATED, "it is fenced and none of its instances is left on it")
+
+
+def _came_back(node: NodeSnapshot) -> SetCondition:
+    """What becomes of a node that is back and has nothing left: one that was emptied on purpose left nothing behind."""
+    if node.in_maintenance:
+        return SetCondition(node.node, _C.READY, _BACK_IN_MAINTENANCE, adopt_report=True)
+    return SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)

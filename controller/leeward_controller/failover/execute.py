@@ -12,8 +12,10 @@ from leeward import keys
 from leeward.clock import Ids
 from leeward.errors import Conflict, LeewardError
 from leeward_controller.domain.cluster import Brake
+from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance, InstanceState
-from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeCondition, ProofKind
+from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeCondition, ProofKind, Reservation
+from leeward_controller.domain.node_transitions import with_condition
 from leeward_controller.domain.operation import EvacuateArguments, OperationType
 from leeward_controller.failover.model import (
     AdoptReport,
@@ -32,14 +34,17 @@ from leeward_controller.failover.model import (
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
-from leeward_controller.records import Commit
+from leeward_controller.records import Commit, Stored
 from leeward_controller.scheduler.candidates import candidates
-from leeward_controller.scheduler.placement import PlacementRequest, plan_placement
+from leeward_controller.scheduler.placement import plan_placement
+from leeward_controller.scheduler.requests import request_for
 
 log = structlog.get_logger()
 
 _REQUESTER = Requester(principal="leeward:failover", admin=True)
 _SELF_HEALING = frozenset({OperationType.CREATE, OperationType.EVACUATE, OperationType.DELETE})
+_MOST_TRIMMED = 50
+"""Reservations dropped in one transaction, each with its group: what is left is dropped with the next look."""
 
 
 class Executor:
@@ -151,14 +156,8 @@ class Executor:
         lease = self._view.leases.get(decision.node)
         if decision.adopt_report and lease is not None:
             report = lease.report
-        new = replace(
-            stored.value,
-            condition=decision.condition,
-            reason=decision.reason,
-            report=report,
-            condition_time=self._clock.now(),
-        )
-        await self._commit(Commit().replace(stored, new))
+        new = with_condition(stored.value, decision.condition, decision.reason, now=self._clock.now())
+        await self._commit(Commit().replace(stored, replace(new, report=report)))
 
     async def _adopt_report(self, node_id: str) -> None:
         stored, lease = self._view.nodes.get(keys.node(node_id)), self._view.leases.get(node_id)
@@ -218,12 +217,8 @@ class Executor:
         self._not_before_s[uid] = self._clock.monotonic_s() + seconds
 
     def _has_place(self, instance: Instance, *, leaving: str) -> bool:
-        request = PlacementRequest(
-            instance_uid=instance.uid,
-            resources=instance.resources,
-            pool_id=instance.pool_id,
-            excluded=((leaving, "it is the node being left"),),
-        )
+        excluded = ((leaving, "it is the node being left"),)
+        request = request_for(self._view, instance, excluded=excluded, lost_node=True)
         return bool(plan_placement(candidates(self._view), request, policy=self._surroundings.policy).ranked)
 
     async def _trim(self, node_id: str) -> None:
@@ -237,6 +232,22 @@ class Executor:
             for operation in self._view.operations.values()
             if operation.value.work.target_node == node_id and not operation.value.phase.ended
         }
-        kept = tuple(r for r in stored.value.reservations if r.instance_uid in uids)
-        if kept != stored.value.reservations:
-            await self._commit(Commit().replace(stored, NodeAllocation(node_id, kept)))
+        dropped = [each for each in stored.value.reservations if each.instance_uid not in uids][:_MOST_TRIMMED]
+        if not dropped:
+            return
+        kept = tuple(each for each in stored.value.reservations if each not in dropped)
+        commit = Commit().replace(stored, NodeAllocation(node_id, kept))
+        for group in self._groups_without(dropped, node_id):
+            commit.replace(group, group.value)
+        await self._commit(commit)
+
+    def _groups_without(self, dropped: list[Reservation], node_id: str) -> list[Stored[Group]]:
+        """The groups of those instances, as they are without the places on this node."""
+        groups: dict[str, Stored[Group]] = {}
+        for each in dropped:
+            instance = self._view.instances.get(keys.instance(each.instance))
+            group = self._view.groups.get(keys.group(instance.value.group)) if instance is not None else None
+            if group is not None:
+                held = groups.get(group.key, group)
+                groups[group.key] = replace(held, value=held.value.without_place(each.instance_uid, node_id))
+        return list(groups.values())

@@ -6,7 +6,7 @@ import structlog
 
 from leeward import keys
 from leeward.errors import LeewardError
-from leeward_controller.domain.node import NodeCondition
+from leeward_controller.domain.node import NodeCondition, NodeDuty
 from leeward_controller.failover.decide import decide
 from leeward_controller.failover.execute import Executor
 from leeward_controller.failover.model import BrakePolicy, ClusterSnapshot, NodeSnapshot, Silence, Timing, differs
@@ -90,6 +90,9 @@ class FailoverLoop:
 
     def _track_missing(self) -> None:
         now_s = self._clock.monotonic_s()
+        known = {stored.value.node for stored in self._view.nodes.values()}
+        for removed in self._missing_since_s.keys() - known:
+            self._missing_since_s.pop(removed)
         for stored in self._view.nodes.values():
             node = stored.value.node
             if node in self._view.leases:
@@ -131,7 +134,7 @@ class FailoverLoop:
         return NodeSnapshot(
             node=node_id,
             condition=node.condition,
-            cordoned=node.cordoned,
+            in_maintenance=node.duty is NodeDuty.MAINTENANCE,
             known_boot_id=node.report.boot_id,
             lease_boot_id=lease.report.boot_id if lease else node.report.boot_id,
             lease_missing_s=missing_s,

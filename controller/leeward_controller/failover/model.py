@@ -43,6 +43,7 @@ class NodeSnapshot:
 
     `lease_missing_s` is None while its etcd lease is alive, and negative while a new leader, who cannot know for how
     long it has been gone, still grants it a TTL.
+    One `in_maintenance` was emptied for work on it, so that nobody is surprised when it goes and comes.
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
@@ -51,7 +52,7 @@ class NodeSnapshot:
 
     node: str
     condition: NodeCondition
-    cordoned: bool
+    in_maintenance: bool
     known_boot_id: str
     lease_boot_id: str
     lease_missing_s: float | None

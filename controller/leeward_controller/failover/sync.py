@@ -1,7 +1,14 @@
 """Keeps the record true to what really runs, for guests that stop or vanish by themselves.
 
-Nova calls this the power state sync. A guest that shut itself down is STOPPED; one that was killed or crashed, or whose
-host was rebooted, is started again where it is. What an operation is doing is never interfered with.
+Nova calls this the power state sync. What an operation is doing is never interfered with. Otherwise:
+
+| instance | its guest shut itself down | it was killed or crashed, or its host was rebooted |
+|---|---|---|
+| ACTIVE | STOPPED | rebooted where it is: ACTIVE |
+| PAUSED | STOPPED (it did so in the moment of being paused) | started again with its processors halted |
+| RESIZED | stays RESIZED; to confirm or to revert leads to STOPPED | started again with its new size |
+| RESCUED | stays RESCUED, and down until it is unrescued | booted again from its rescue image |
+| others | not meant to run | not meant to run |
 """
 
 import asyncio
@@ -16,7 +23,7 @@ from leeward.clock import Clock
 from leeward.errors import AgentUnavailable, Conflict, LeewardError
 from leeward_controller.domain.instance import Instance, InstanceState
 from leeward_controller.domain.node import NodeCondition
-from leeward_controller.domain.operation import OperationType, RebootArguments
+from leeward_controller.domain.operation import Arguments, OperationType, PlainArguments, RebootArguments
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.records import INSTANCES, Commit, Stored
@@ -118,7 +125,7 @@ class GuestSync:
             log.info("sync.not_mended", instance=recorded.value.name, why=error.message)
 
     def _concerns(self, instance: Instance, node_id: str) -> bool:
-        meant_to_run = instance.state is InstanceState.ACTIVE and not instance.current_operation
+        meant_to_run = instance.wanted_guest is not GuestState.STOPPED and not instance.current_operation
         due = self._clock.monotonic_s() >= self._not_before_s.get(instance.uid, 0.0)
         return meant_to_run and instance.node == node_id and due
 
@@ -133,21 +140,40 @@ class GuestSync:
         if status.state not in (GuestState.STOPPED, GuestState.ABSENT) or status.stop_cause is StopCause.MIGRATED:
             return
         if status.stop_cause is StopCause.GUEST:
-            stopped = replace(stored.value, state=InstanceState.STOPPED, update_time=self._clock.now())
-            try:
-                await self._surroundings.records.commit(
-                    Commit().replace(stored, stopped).alive(keys.LEADER, self._leader_epoch)
-                )
-            except Conflict:
-                return  # An operation was faster.
-            log.info("sync.stopped", instance=stored.value.name, node=node_id)
+            await self._note_stopped(stored, node_id)
             return
         self._not_before_s[stored.value.uid] = self._clock.monotonic_s() + _RESTART_PAUSE_S
         log.warning("sync.restart", instance=stored.value.name, node=node_id, cause=status.stop_cause)
-        await self._submitter.submit(
-            stored,
-            OperationType.REBOOT,
-            RebootArguments(mode=RebootMode.HARD),
-            _REQUESTER,
-            leader_epoch=self._leader_epoch,
-        )
+        wanted, arguments = _restart_of(stored.value)
+        await self._submitter.submit(stored, wanted, arguments, _REQUESTER, leader_epoch=self._leader_epoch)
+
+    async def _note_stopped(self, stored: Stored[Instance], node_id: str) -> None:
+        """Record that a guest shut itself down."""
+        changed = _shut_down(stored.value)
+        if changed == stored.value:
+            return
+        changed = replace(changed, update_time=self._clock.now())
+        try:
+            await self._surroundings.records.commit(
+                Commit().replace(stored, changed).alive(keys.LEADER, self._leader_epoch)
+            )
+        except Conflict:
+            return  # An operation was faster.
+        log.info("sync.stopped", instance=stored.value.name, node=node_id)
+
+
+def _shut_down(instance: Instance) -> Instance:
+    """An instance whose guest shut itself down."""
+    match instance.state:
+        case InstanceState.ACTIVE | InstanceState.PAUSED:
+            return replace(instance, state=InstanceState.STOPPED)
+        case InstanceState.RESIZED if instance.resize is not None:
+            return replace(instance, resize=replace(instance.resize, state_before=InstanceState.STOPPED))
+    return instance
+
+
+def _restart_of(instance: Instance) -> tuple[OperationType, Arguments]:
+    """What has the guest again as it was."""
+    if instance.state is InstanceState.ACTIVE:
+        return OperationType.REBOOT, RebootArguments(mode=RebootMode.HARD)
+    return OperationType.RECOVER, PlainArguments()

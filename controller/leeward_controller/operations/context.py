@@ -1,18 +1,23 @@
 """What a step sees of the world."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from leeward import keys
 from leeward.agent.api import AgentApi
 from leeward.agent.types import Caller, MigrationProgress
 from leeward.clock import Clock, Rng
-from leeward.errors import AgentUnavailable, NodeGone
+from leeward.errors import AgentUnavailable, InternalError, NodeGone
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.operation import Operation
-from leeward_controller.ports import Agents
-from leeward_controller.records import Records
+from leeward_controller.domain.node import Node
+from leeward_controller.domain.node_operation import DrainProgress
+from leeward_controller.domain.operation import Arguments, Operation, OperationType, Work
+from leeward_controller.operations.subject import Subject
+from leeward_controller.ports import Agents, Fence
+from leeward_controller.records import Records, Stored
+from leeward_controller.scheduler.candidates import shared_pools
 from leeward_controller.scheduler.placement import PlacementPolicy
 from leeward_controller.view import ClusterView
 
@@ -27,18 +32,61 @@ class Surroundings:
     clock: Clock
     rng: Rng
     policy: PlacementPolicy
+    fence: Fence
+
+
+Progress = MigrationProgress | DrainProgress
+
+
+class Children(Protocol):
+    """Begins and ends operations that are part of another one."""
+
+    async def begin_child(
+        self, parent: Operation, instance: Stored[Instance], wanted: OperationType, arguments: Arguments, *, part: str
+    ) -> Operation:
+        """Begin an operation on an instance in the name of whoever asked for `parent`.
+
+        The same `part` of the same parent is the same operation, however often it is asked for. Raises what
+        `Submitter.submit` raises.
+        """
+        ...
+
+    async def cancel_child(self, name: str) -> None:
+        """Ask it to stop; no error when it cannot any more. Raises StoreUnavailable, StoreIndefinite."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """One step's view: the operation and instance as last read, and the means to act on them."""
+    """One step's view: the operation and its instance or node as last read, and the means to act on them.
+
+    `remember` writes down what a long step has found out so far, for whoever takes it over. It raises Superseded.
+    `percent_of` tells how much of another operation is done.
+    """
 
     operation: Operation
-    instance: Instance
+    subject: Subject
     caller: Caller
     surroundings: Surroundings
+    children: Children
     cancelled: asyncio.Event
-    tell_progress: Callable[[MigrationProgress], None]
+    tell_progress: Callable[[Progress], None]
+    percent_of: Callable[[Operation], int]
+    remember: Callable[[Work], Awaitable[None]]
+
+    @property
+    def instance(self) -> Instance:
+        """The instance that the operation is about."""
+        if isinstance(self.subject, Instance):
+            return self.subject
+        raise InternalError(f"{self.operation.name} is about {self.operation.subject}, not about an instance")
+
+    @property
+    def node(self) -> Node:
+        """The node that the operation is about."""
+        if isinstance(self.subject, Node):
+            return self.subject
+        raise InternalError(f"{self.operation.name} is about {self.operation.subject}, not about a node")
 
     @property
     def view(self) -> ClusterView:
@@ -87,10 +135,18 @@ class StepContext:
         return node is not None and keys.fence(node_id, node.value.report.boot_id) in self.view.fences
 
     def agent_with_pool(self, pool_id: str, *, preferred: str = "") -> AgentApi:
-        """An agent that has the pool, that of `preferred` if possible. Raises AgentUnavailable."""
+        """An agent that has the pool, that of `preferred` if possible.
+
+        Raises AgentUnavailable, or NodeGone when the pool is that of a single node, which is fenced.
+        """
         leases = self.view.leases
         order = sorted(leases, key=lambda node_id: (node_id != preferred, node_id))
         for node_id in order:
             if any(pool.pool_id == pool_id and pool.healthy for pool in leases[node_id].report.pools):
                 return self.surroundings.agents.at(node=node_id, address=leases[node_id].report.address)
+        if pool_id not in shared_pools(self.view):
+            for stored in self.view.nodes.values():
+                had = any(pool.pool_id == pool_id for pool in stored.value.report.pools)
+                if had and self.is_fenced(stored.value.node):
+                    raise NodeGone(f"nodes/{stored.value.node}, which alone has pool {pool_id}, is fenced")
         raise AgentUnavailable(f"no node with a heartbeat has pool {pool_id}")

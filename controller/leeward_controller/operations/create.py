@@ -1,4 +1,4 @@
-"""Launch: find a place, make the disk, take the right to run, start."""
+"""Launch: find a place, have the image there, make the disk, take the right to run, start."""
 
 from dataclasses import replace
 
@@ -6,28 +6,43 @@ from leeward.errors import NodeGone
 from leeward_controller.domain.instance import InstanceState
 from leeward_controller.domain.operation import CreateArguments, OperationType
 from leeward_controller.operations.context import StepContext
-from leeward_controller.operations.placing import choose_node, release_target, reservation_of
+from leeward_controller.operations.images import LONGEST_FETCH_S, ensure_image
+from leeward_controller.operations.placing import choose_place, release_target, reservation_of
 from leeward_controller.operations.step import Advance, Definition, Step
 
 
 async def place(context: StepContext) -> Advance:
-    """Choose a node and reserve on it; the new run epoch is recorded with the choice."""
+    """Choose node and pool and reserve there; the new run epoch is recorded with the choice."""
     arguments = context.operation.arguments
     assert isinstance(arguments, CreateArguments)
-    node = choose_node(context, named=arguments.node)
+    chosen = choose_place(context, named=arguments.node)
     epoch = context.instance.run_epoch + 1
+    work = replace(context.operation.work, target_node=chosen.node, target_pool_id=chosen.pool_id, run_epoch=epoch)
     return Advance(
-        work=replace(context.operation.work, target_node=node, run_epoch=epoch),
-        instance=lambda instance: replace(instance, node=node, run_epoch=epoch),
-        reserve_on=node,
+        work=work,
+        instance=lambda instance: replace(instance, node=chosen.node, pool_id=chosen.pool_id, run_epoch=epoch),
+        reserve_on=chosen.node,
         reservation=reservation_of(context.instance),
     )
 
 
 async def unplace(context: StepContext) -> Advance:
-    """Give the place back."""
+    """Give the place back. The next one may have another pool."""
     released = await release_target(context)
-    return replace(released, instance=lambda instance: replace(instance, node=""))
+    return replace(released, instance=lambda instance: replace(instance, node="", pool_id=""))
+
+
+async def fetch_image(context: StepContext) -> Advance:
+    """Have the image in the pool that was chosen. What was fetched in vain stays for the next one, or is swept."""
+    instance, work = context.instance, context.operation.work
+    await ensure_image(
+        context,
+        node=work.target_node,
+        pool_id=instance.pool_id,
+        digest=instance.image_digest,
+        format=instance.image_format,
+    )
+    return Advance()
 
 
 async def create_disk(context: StepContext) -> Advance:
@@ -71,6 +86,7 @@ CREATE = Definition(
     type=OperationType.CREATE,
     steps=(
         Step("place", place, undo=unplace, deadline_s=30.0),
+        Step("fetch_image", fetch_image, deadline_s=LONGEST_FETCH_S),
         Step("create_disk", create_disk, undo=delete_disk, deadline_s=120.0),
         Step("start", start, undo=remove_guest, deadline_s=120.0),
     ),

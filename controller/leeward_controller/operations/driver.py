@@ -8,8 +8,7 @@ from typing import Any
 
 import structlog
 
-from leeward import keys
-from leeward.agent.types import Caller, MigrationProgress
+from leeward.agent.types import Caller
 from leeward.errors import (
     Cancelled,
     Code,
@@ -26,12 +25,13 @@ from leeward.errors import (
     Unavailable,
 )
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.operation import Operation, OperationError, OperationPhase, StepRecord
-from leeward_controller.operations.context import StepContext, Surroundings
+from leeward_controller.domain.operation import Operation, OperationError, OperationPhase, StepRecord, Work
+from leeward_controller.operations.context import Children, Progress, StepContext, Surroundings
 from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.recording import Recorder, Superseded
 from leeward_controller.operations.step import Act, Advance, Step
-from leeward_controller.records import INSTANCES, Stored
+from leeward_controller.operations.subject import Subject, read_subject
+from leeward_controller.records import Stored
 
 log = structlog.get_logger()
 
@@ -62,12 +62,16 @@ class Driver:
         *,
         surroundings: Surroundings,
         recorder: Recorder,
-        tell_progress: Callable[[MigrationProgress], None],
+        children: Children,
+        tell_progress: Callable[[Progress], None],
+        percent_of: Callable[[Operation], int],
     ) -> None:
         self.stored = stored
         self._surroundings = surroundings
         self._recorder = recorder
+        self._children = children
         self._tell_progress = tell_progress
+        self._percent_of = percent_of
         self._claim_revision = stored.revision
         self._definition = DEFINITIONS[stored.value.type]
         self._cancelled = asyncio.Event()
@@ -205,25 +209,29 @@ class Driver:
         operation = self.stored.value
         return StepContext(
             operation=operation,
-            instance=await self._instance(operation),
+            subject=await self._subject(operation),
             caller=Caller(operation.name, step.name, self._claim_revision),
             surroundings=self._surroundings,
+            children=self._children,
             cancelled=self._cancelled,
             tell_progress=self._tell_progress,
+            percent_of=self._percent_of,
+            remember=self._remember,
         )
 
-    async def _instance(self, operation: Operation) -> Instance:
+    async def _subject(self, operation: Operation) -> Subject:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                found = await self._surroundings.records.get(INSTANCES, keys.instance(operation.instance))
+                found = await read_subject(self._surroundings.records, operation)
             except StoreUnavailable:
                 await self._surroundings.clock.sleep(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
                 continue
-            if found is None or found.value.uid != operation.instance_uid:
-                raise Superseded(f"{operation.instance} of {operation.name} is gone")
-            return found.value
+            if found is None:
+                raise Superseded(f"{operation.subject} of {operation.name} is gone")
+            subject: Subject = found.value
+            return subject
 
     def _begin(self) -> _Beginning:
         clock = self._surroundings.clock
@@ -285,6 +293,10 @@ class Driver:
         if state is None:
             return ended, Advance()
         return ended, Advance(instance=lambda instance: replace(instance, state=state, fault=cause.message))
+
+    async def _remember(self, work: Work) -> None:
+        now = self._surroundings.clock.now()
+        await self._write((replace(self.stored.value, work=work, update_time=now), Advance()))
 
     async def _write(self, outcome: tuple[Operation, Advance]) -> None:
         new, advance = outcome

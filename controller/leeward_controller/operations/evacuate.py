@@ -1,23 +1,21 @@
 """Evacuate: with a fence proof for its node, give an instance a new place and start it there from the shared disk."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from leeward import keys
+from leeward.agent.types import DiskFormat, GuestState
 from leeward.errors import FailedPrecondition, Violation
-from leeward_controller.domain.instance import InstanceState
+from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.node import FenceProof, ProofKind
 from leeward_controller.domain.operation import EvacuateArguments, OperationType
 from leeward_controller.operations.context import StepContext
-from leeward_controller.operations.create import remove_guest
-from leeward_controller.operations.placing import (
-    choose_node,
-    release_target,
-    reservation_of,
-)
+from leeward_controller.operations.disks import drop_pulled_disks, moves_disks, spec_at_target
+from leeward_controller.operations.images import ensure_image
+from leeward_controller.operations.placing import choose_place, release_target, reservation_of
 from leeward_controller.operations.predecessors import wait_for_predecessor
+from leeward_controller.operations.running import leave_target
 from leeward_controller.operations.step import Advance, Definition, Step
-from leeward_controller.records import FENCES
-
-_RUNS = frozenset({InstanceState.ACTIVE})
+from leeward_controller.records import FENCES, IMAGES
 
 
 def _arguments(context: StepContext) -> EvacuateArguments:
@@ -35,54 +33,113 @@ async def place(context: StepContext) -> Advance:
     arguments = _arguments(context)
     if context.instance.node != arguments.fenced_node:
         return Advance(skip_rest=True)
-    await _require_proof(context)
-    node = choose_node(context, named=arguments.node, leaving=arguments.fenced_node)
+    proof = await _require_proof(context)
+    chosen = choose_place(
+        context, named=arguments.node, leaving=arguments.fenced_node, abandons_disks=arguments.allow_rebuild
+    )
+    if chosen.pool_id != context.instance.pool_id:
+        _check_proves_local_death(context.instance, proof)
     epoch = context.instance.run_epoch + 1
+    work = replace(
+        context.operation.work,
+        source_node=arguments.fenced_node,
+        target_node=chosen.node,
+        target_pool_id=chosen.pool_id,
+        run_epoch=epoch,
+    )
     return Advance(
-        work=replace(context.operation.work, source_node=arguments.fenced_node, target_node=node, run_epoch=epoch),
+        work=work,
         instance=lambda instance: replace(instance, run_epoch=epoch),
-        reserve_on=node,
+        reserve_on=chosen.node,
         reservation=reservation_of(context.instance),
     )
 
 
-async def _require_proof(context: StepContext) -> None:
+async def _require_proof(context: StepContext) -> FenceProof:
     arguments = _arguments(context)
     key = keys.fence(arguments.fenced_node, arguments.fenced_boot_id)
-    if await context.surroundings.records.get(FENCES, key) is None:
+    found = await context.surroundings.records.get(FENCES, key)
+    if found is None:
         node = f"nodes/{arguments.fenced_node}"
         why = "there is no fence proof for it, so its guests may still run"
         raise FailedPrecondition(f"{node}: {why}", violations=[Violation("FENCE_PROOF", node, why)], resource=node)
+    return found.value
+
+
+def _check_proves_local_death(instance: Instance, proof: FenceProof) -> None:
+    """Raises FailedPrecondition for a proof that speaks of guests on shared pools only: the guard kills no others."""
+    if proof.kind in (ProofKind.SILENCE, ProofKind.POISON_PILL):
+        why = f"{proof.kind} does not prove that guests on local disks have ended; have it powered off, or attest that"
+        node = f"nodes/{proof.node}"
+        raise FailedPrecondition(
+            f"{instance.name} cannot be rebuilt elsewhere: of {node}, {why}",
+            violations=[Violation("FENCE_PROOF", node, why)],
+            resource=node,
+        )
+
+
+async def make_disk_anew(context: StepContext) -> Advance:
+    """Make a new disk where the old one was lost with its node: from the latest backup, or else from its image.
+
+    Nothing is done for one whose disk is in a pool that the target has, too.
+    """
+    if not moves_disks(context):
+        return Advance()
+    work, source = context.operation.work, await _latest_backup(context)
+    await ensure_image(
+        context, node=work.target_node, pool_id=work.target_pool_id, digest=source.digest, format=source.format
+    )
+    spec = replace(spec_at_target(context), image_digest=source.digest, image_format=source.format)
+    await context.agent(work.target_node).create_disk(context.caller, spec=spec)
+    return Advance(
+        work=replace(work, note=f"made anew from {source.name or 'its image'}"),
+        instance=lambda instance: replace(instance, image_digest=source.digest, image_format=source.format),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a new disk is made of; the name is that of a backup."""
+
+    name: str
+    digest: str
+    format: DiskFormat
+
+
+async def _latest_backup(context: StepContext) -> _Source:
+    """The instance's newest backup, or the image that its disk is based on."""
+    instance = context.instance
+    prefix = keys.image(f"projects/{instance.project}/images/")
+    found = await context.surroundings.records.list(IMAGES, prefix=prefix)
+    backups = [each.value for each in found.items if each.value.properties.get("backup_instance") == instance.name]
+    latest = max(backups, key=lambda image: image.create_time, default=None)
+    if latest is None:
+        return _Source("", instance.image_digest, instance.image_format)
+    return _Source(latest.name, latest.digest, latest.format)
 
 
 async def restart(context: StepContext) -> Advance:
-    """Take the right to run, then start the guest if it is meant to run; the record's node is written last."""
-    work = context.operation.work
+    """Take the right to run, and have the guest as it is meant to be; the record's node is written last.
+
+    The memory of a paused guest is lost with its node: it stands still before its first instruction.
+    """
+    work, wanted = context.operation.work, context.instance.wanted_guest
     agent = context.agent_to_start(work.target_node)
-    spec = context.instance.guest_spec(run_epoch=work.run_epoch)
+    spec = spec_at_target(context)
     await agent.claim_run_epoch(context.caller, spec=spec)
     await _clear_returned_source(context)
-    if context.instance.state in _RUNS:
-        await agent.start_guest(context.caller, spec=spec)
+    if wanted is not GuestState.STOPPED:
+        await agent.start_guest(context.caller, spec=spec, paused=wanted is GuestState.PAUSED)
     now = context.surroundings.clock.now()
     return Advance(
         instance=lambda instance: replace(
             instance,
             node=work.target_node,
-            last_boot_time=now if instance.state in _RUNS else instance.last_boot_time,
+            pool_id=work.target_pool_id,
+            last_boot_time=now if wanted is not GuestState.STOPPED else instance.last_boot_time,
         ),
         release_from=(work.source_node,),
     )
-
-
-async def leave_target(context: StepContext) -> Advance:
-    """Remove what may have been started, and let the epoch rise past the one that the target may have claimed.
-
-    The instance stays recorded on its node, which may come back and start it there: that takes an epoch of its own.
-    """
-    await remove_guest(context)
-    epoch = context.operation.work.run_epoch + 1
-    return Advance(instance=lambda instance: replace(instance, run_epoch=max(instance.run_epoch, epoch)))
 
 
 async def _clear_returned_source(context: StepContext) -> None:
@@ -102,6 +159,7 @@ EVACUATE = Definition(
     steps=(
         Step("wait_for_predecessor", wait_for_predecessor, deadline_s=120.0),
         Step("place", place, undo=release_target, deadline_s=30.0),
+        Step("make_disk_anew", make_disk_anew, undo=drop_pulled_disks, deadline_s=3600.0),
         Step("restart", restart, undo=leave_target, deadline_s=60.0),
     ),
     attempts=3,

@@ -20,7 +20,9 @@ from leeward.agent.types import (
 from leeward.errors import AgentIndefinite, AgentUnavailable, Cancelled, Conflict, HypervisorError, NodeGone
 from leeward_controller.domain.operation import LiveMigrateArguments, OperationType
 from leeward_controller.operations.context import StepContext
-from leeward_controller.operations.placing import choose_node, release_target, reservation_of
+from leeward_controller.operations.disks import delete_disks_in, drop_pulled_disks, moves_disks, spec_at_target
+from leeward_controller.operations.images import ensure_image
+from leeward_controller.operations.placing import choose_place, release_target, reservation_of
 from leeward_controller.operations.step import Advance, Definition, Step
 
 _IN_MEMORY = frozenset({GuestState.RUNNING, GuestState.PAUSED})
@@ -34,14 +36,33 @@ def _arguments(context: StepContext) -> LiveMigrateArguments:
 
 async def place(context: StepContext) -> Advance:
     """Choose the target and reserve on it."""
-    source = context.instance.node
-    target = choose_node(context, named=_arguments(context).node, leaving=source)
-    epoch = context.instance.run_epoch + 1
-    return Advance(
-        work=replace(context.operation.work, source_node=source, target_node=target, run_epoch=epoch),
-        reserve_on=target,
-        reservation=reservation_of(context.instance),
+    instance = context.instance
+    chosen = choose_place(context, named=_arguments(context).node, leaving=instance.node, for_live=True)
+    work = replace(
+        context.operation.work,
+        source_node=instance.node,
+        target_node=chosen.node,
+        target_pool_id=chosen.pool_id,
+        source_pool_id=instance.pool_id,
+        run_epoch=instance.run_epoch + 1,
     )
+    return Advance(work=work, reserve_on=chosen.node, reservation=reservation_of(instance))
+
+
+async def prepare_disks(context: StepContext) -> Advance:
+    """Where the two nodes share no pool: have the image there, and disks for the guest's own to be copied into."""
+    if not moves_disks(context):
+        return Advance()
+    work, instance = context.operation.work, context.instance
+    await ensure_image(
+        context,
+        node=work.target_node,
+        pool_id=work.target_pool_id,
+        digest=instance.image_digest,
+        format=instance.image_format,
+    )
+    await context.agent(work.target_node).create_disk(context.caller, spec=spec_at_target(context))
+    return Advance()
 
 
 async def migrate(context: StepContext) -> Advance:
@@ -102,6 +123,9 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
                 bandwidth_mib_s=arguments.bandwidth_mib_s,
                 max_downtime_ms=arguments.max_downtime_ms,
                 timeout_s=arguments.timeout_s,
+                escalation=arguments.escalation,
+                copies_disks=moves_disks(context),
+                target_pool_id=work.target_pool_id,
             ),
         )
         async with aclosing(moments):
@@ -155,20 +179,27 @@ async def settle(context: StepContext) -> Advance:
     with contextlib.suppress(NodeGone, AgentUnavailable, AgentIndefinite):
         await context.agent(source).remove_guest(context.caller, uid=context.instance.uid)
     with contextlib.suppress(NodeGone):
-        await context.agent(target).claim_run_epoch(
-            context.caller, spec=context.instance.guest_spec(run_epoch=work.run_epoch)
-        )
+        await context.agent(target).claim_run_epoch(context.caller, spec=spec_at_target(context))
     return Advance(
-        instance=lambda instance: replace(instance, node=target, run_epoch=work.run_epoch),
+        instance=lambda instance: replace(instance, node=target, pool_id=work.target_pool_id, run_epoch=work.run_epoch),
         release_from=(source,),
     )
+
+
+async def delete_old_disks(context: StepContext) -> Advance:
+    """The disks that were copied are not needed any more where they were."""
+    work = context.operation.work
+    await delete_disks_in(context, node=work.source_node, pool_id=work.source_pool_id)
+    return Advance()
 
 
 LIVE_MIGRATE = Definition(
     type=OperationType.LIVE_MIGRATE,
     steps=(
         Step("place", place, undo=release_target, deadline_s=30.0),
+        Step("prepare_disks", prepare_disks, undo=drop_pulled_disks, deadline_s=3600.0),
         Step("migrate", migrate, undo=take_back, deadline_s=7200.0, commits=True, handles_cancel=True),
         Step("settle", settle, deadline_s=300.0),
+        Step("delete_old_disks", delete_old_disks, deadline_s=300.0),
     ),
 )

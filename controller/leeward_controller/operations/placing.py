@@ -2,42 +2,78 @@
 
 from dataclasses import replace
 
-from leeward.errors import NodeUnfit, Violation
-from leeward_controller.domain.instance import Instance
+from leeward.errors import FailedPrecondition, NodeUnfit, Violation
+from leeward_controller.domain.instance import Instance, Resources
 from leeward_controller.domain.node import Reservation
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.step import Advance
 from leeward_controller.scheduler.candidates import candidates
-from leeward_controller.scheduler.placement import PlacementRequest, choose, plan_placement
+from leeward_controller.scheduler.model import Place
+from leeward_controller.scheduler.placement import choose, plan_placement
+from leeward_controller.scheduler.requests import is_lost_with_its_node, request_for
+
+__all__ = ["Place", "choose_place", "release_target", "reservation_of"]
 
 
 def reservation_of(instance: Instance) -> Reservation:
-    """What an instance holds of the node it is on."""
-    size = instance.resources
-    return Reservation(instance.uid, instance.name, size.vcpus, size.memory_mib, size.disk_gib)
+    """What an instance holds of the node it is on.
 
-
-def choose_node(context: StepContext, *, named: str, leaving: str = "") -> str:
-    """The node to go to, by the scheduler. A node tried in vain is not tried again, nor the one being left.
-
-    Raises NodeUnfit, NoNodeFits.
+    Written as a step's reservation it is held in the pool that the operation has chosen (`Work.target_pool_id`), where
+    it has chosen one.
     """
-    work = context.operation.work
+    size = instance.resources
+    disk_gib = size.disk_gib + sum(instance.data_disks_gib)
+    return Reservation(instance.uid, instance.name, size.vcpus, size.memory_mib, disk_gib, instance.pool_id)
+
+
+def choose_place(
+    context: StepContext,
+    *,
+    named: str = "",
+    leaving: str = "",
+    resources: Resources | None = None,
+    for_live: bool = False,
+    abandons_disks: bool = False,
+) -> Place:
+    """The node and pool to go to, by the scheduler. A node tried in vain is not tried again, nor the one being left.
+
+    A place is sought for `resources` where they are to change. `for_live` asks for a processor that the running guest
+    can go on with. With `abandons_disks` an instance whose disks are lost with its node may go where there are none.
+    Raises NodeUnfit, NoNodeFits, and FailedPrecondition when the disks are lost and must not be abandoned.
+    """
+    work, instance = context.operation.work, context.instance
     if named and named == leaving:
         why = "the instance is on it already"
         raise NodeUnfit(f"nodes/{named} cannot take it: {why}", violations=[Violation("NODE", f"nodes/{named}", why)])
+    if leaving and not abandons_disks:
+        _require_disks(context, leaving)
     excluded = [(node, f"it was tried and failed: {work.note}") for node in work.excluded_nodes]
     if leaving:
         excluded.append((leaving, "it is the node being left"))
-    request = PlacementRequest(
-        instance_uid=context.instance.uid,
-        resources=context.instance.resources,
-        pool_id=context.instance.pool_id,
-        node=named,
+    request = request_for(
+        context.view,
+        instance,
+        named=named,
         excluded=tuple(excluded),
+        resources=resources,
+        for_live=for_live,
+        abandons_disks=abandons_disks,
     )
     placement = plan_placement(candidates(context.view), request, policy=context.surroundings.policy)
     return choose(placement, request, spread=context.surroundings.rng.uniform(0.0, 0.999))
+
+
+def _require_disks(context: StepContext, leaving: str) -> None:
+    """Raises FailedPrecondition when the disks can be had neither elsewhere nor from the node being left."""
+    instance = context.instance
+    if instance.pool_id and context.is_fenced(leaving) and is_lost_with_its_node(context.view, instance):
+        why = f"its disks are in pool {instance.pool_id}, which only nodes/{leaving} has"
+        raise FailedPrecondition(
+            f"{instance.name} cannot leave nodes/{leaving}: {why}; allow a rebuild to have them made anew",
+            reason="DISKS_LOST",
+            violations=[Violation("DISKS", f"nodes/{leaving}", why)],
+            resource=instance.name,
+        )
 
 
 async def release_target(context: StepContext) -> Advance:
@@ -46,4 +82,5 @@ async def release_target(context: StepContext) -> Advance:
     if not work.target_node:
         return Advance()
     excluded = (*work.excluded_nodes, work.target_node)
-    return Advance(work=replace(work, target_node="", excluded_nodes=excluded), release_from=(work.target_node,))
+    freed = replace(work, target_node="", target_pool_id="", excluded_nodes=excluded)
+    return Advance(work=freed, release_from=(work.target_node,))

@@ -30,12 +30,17 @@ async def stop(context: StepContext) -> Advance:
 
 
 async def reboot(context: StepContext) -> Advance:
-    """Restart the guest: softly if asked and it listens, else hard; one that does not run is started."""
+    """Restart the guest: softly if asked and it listens, else hard; one that does not run is started.
+
+    The memory of a suspended one is let go: it boots from its disk.
+    """
     arguments = context.operation.arguments
     assert isinstance(arguments, RebootArguments)
     agent = context.agent_to_start(_node(context))
     status = await agent.get_guest(uid=context.instance.uid)
     note = RebootMode.HARD.value
+    if context.instance.state is InstanceState.SUSPENDED:
+        await agent.discard_memory(context.caller, spec=context.instance.guest_spec())
     if status.state is GuestState.RUNNING:
         done = await agent.reboot_guest(
             context.caller, uid=context.instance.uid, mode=arguments.mode, timeout_s=arguments.timeout_s

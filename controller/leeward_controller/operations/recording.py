@@ -1,23 +1,25 @@
-"""Writes what a step led to: the operation, its instance, and what is held on nodes, in one transaction."""
+"""Writes what a step led to: the operation, its instance or node, and what is held on nodes, in one transaction."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 from leeward import keys
-from leeward.errors import Conflict, StoreIndefinite, StoreUnavailable
+from leeward.errors import Conflict, FailedPrecondition, StoreIndefinite, StoreUnavailable
 from leeward_controller.domain.cluster import InstanceEvent
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.node import NodeAllocation
 from leeward_controller.domain.operation import Operation
 from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.holding import Holdings, PlaceTaken
 from leeward_controller.operations.predecessors import unfinished
 from leeward_controller.operations.step import Advance
-from leeward_controller.records import ALLOCATIONS, INSTANCES, OPERATIONS, Commit, Stored
-from leeward_controller.scheduler.candidates import candidate
-from leeward_controller.scheduler.placement import PlacementRequest, plan_placement
+from leeward_controller.operations.subject import read_subject
+from leeward_controller.records import FENCES, OPERATIONS, Commit, Stored
 
 _LONGEST_PAUSE_S = 2.0
+_MOST_PROOFS = 64
 
 
 class Superseded(Exception):
@@ -30,13 +32,14 @@ class Recorder:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._records = surroundings.records
+        self._holdings = Holdings(surroundings)
         self._node_locks: dict[str, asyncio.Lock] = {}
 
     async def write(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Stored[Operation]:
         """Replace the operation by `new` together with all that `advance` says; returns it as written.
 
-        Waits while the store is away. A cancellation that came meanwhile is kept. Raises Superseded, or Conflict when
-        the node chosen has filled up since.
+        Waits while the store is away. A cancellation that came meanwhile is kept. Raises Superseded, Conflict when the
+        place chosen was taken since, and what `Holdings.compose` raises.
         """
         async with AsyncExitStack() as stack:
             # Two operations of this replica that change one node's allocation take turns instead of colliding.
@@ -51,7 +54,7 @@ class Recorder:
                 commit = await self._compose(stored, new, advance)
                 revision = await self._records.commit(commit)
                 return Stored(stored.key, new, revision, stored.create_revision)
-            except _NodeFilled as error:
+            except PlaceTaken as error:
                 raise Conflict(str(error)) from error
             except Conflict:
                 pass
@@ -88,32 +91,46 @@ class Recorder:
 
     async def _compose(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Commit:
         commit = Commit().replace(stored, new)
-        instance = None
-        if advance.instance or advance.remove_instance or advance.reservation or new.phase.ended:
-            instance = await self._records.get(INSTANCES, keys.instance(new.instance))
-        if instance is not None and instance.value.uid == new.instance_uid:
+        subject = None
+        if advance.changes_subject or advance.reservation or advance.release_from or new.phase.ended:
+            subject = await read_subject(self._records, new)
+        if subject is not None:
             # Else it was removed by a later operation, and this one only ends.
-            await self._compose_instance(commit, new, advance, instance)
-        if advance.reservation is not None:
-            await self._compose_reservation(commit, advance, instance)
-        for node in dict.fromkeys(advance.release_from):
-            await self._compose_release(commit, node, new.instance_uid)
-        if new.phase.ended:
+            await self._compose_subject(commit, new, advance, subject)
+        instance = subject.value if subject is not None and isinstance(subject.value, Instance) else None
+        await self._holdings.compose(commit, new, advance, instance)
+        if new.phase.ended and new.instance:
             event = _event(new)
             commit.put(keys.event(new.instance_uid, new.id), event)
         return commit
 
-    async def _compose_instance(
-        self, commit: Commit, new: Operation, advance: Advance, found: Stored[Instance]
-    ) -> None:
-        if advance.remove_instance:
+    async def _compose_subject(self, commit: Commit, new: Operation, advance: Advance, found: Stored[Any]) -> None:
+        if advance.remove_node:
+            await self._compose_empty(commit, new.node)
+        if advance.remove_instance or advance.remove_node:
             commit.remove(found)
             return
-        changed = advance.instance(found.value) if advance.instance else found.value
+        change: Callable[[Any], Any] | None = advance.node if new.node else advance.instance
+        changed = change(found.value) if change else found.value
         if new.phase.ended and changed.current_operation == new.name:
             changed = replace(changed, current_operation=await self._left_running(commit, new))
         if changed != found.value:
-            commit.replace(found, replace(changed, update_time=self._surroundings.clock.now()))
+            if isinstance(changed, Instance):
+                changed = replace(changed, update_time=self._surroundings.clock.now())
+            commit.replace(found, changed)
+
+    async def _compose_empty(self, commit: Commit, node: str) -> None:
+        """Drop all that is kept of a node beside its record. Raises FailedPrecondition when something is held on it."""
+        found = await self._holdings.allocation(node)
+        if found.value.reservations:
+            held = ", ".join(reservation.instance for reservation in found.value.reservations[:8])
+            raise FailedPrecondition(f"nodes/{node} is not empty: {held}", reason="NOT_EMPTY", resource=f"nodes/{node}")
+        if found.revision:
+            commit.remove(found)
+        else:
+            commit.unchanged(found)
+        for proof in (await self._records.list(FENCES, prefix=keys.fence(node, ""), limit=_MOST_PROOFS)).items:
+            commit.discard(proof.key)
 
     async def _left_running(self, commit: Commit, new: Operation) -> str:
         """What an operation leaves behind that ends before the one it interrupted: that one, as long as it runs."""
@@ -122,35 +139,6 @@ class Recorder:
             return ""
         commit.unchanged(left)
         return left.value.name
-
-    async def _compose_reservation(self, commit: Commit, advance: Advance, wanted: Stored[Instance] | None) -> None:
-        assert advance.reservation is not None
-        found = await self._allocation(advance.reserve_on)
-        if wanted is not None:
-            self._check_room(found.value, wanted.value)
-        commit.replace(found, found.value.with_reservation(advance.reservation))
-
-    def _check_room(self, allocation: NodeAllocation, instance: Instance) -> None:
-        """The view that the choice was made from may lag; the allocation just read is what the transaction compares."""
-        found = candidate(self._surroundings.view, allocation.node)
-        here = [] if found is None else [replace(found, allocation=allocation)]
-        request = PlacementRequest(instance.uid, instance.resources, instance.pool_id)
-        placement = plan_placement(here, request, policy=self._surroundings.policy)
-        if not placement.ranked:
-            raise _NodeFilled(f"nodes/{allocation.node}: {placement.rejected.get(allocation.node, 'is gone')}")
-
-    async def _compose_release(self, commit: Commit, node: str, instance_uid: str) -> None:
-        found = await self._allocation(node)
-        if found.value.holds(instance_uid):
-            commit.replace(found, found.value.without(instance_uid))
-
-    async def _allocation(self, node: str) -> Stored[NodeAllocation]:
-        key = keys.allocation(node)
-        return await self._records.get(ALLOCATIONS, key) or Stored(key, NodeAllocation(node), 0, 0)
-
-
-class _NodeFilled(Exception):
-    """The node that was chosen from a lagging view has no room any more."""
 
 
 def _event(operation: Operation) -> InstanceEvent:
@@ -164,4 +152,5 @@ def _event(operation: Operation) -> InstanceEvent:
         outcome=outcome,
         start_time=operation.create_time,
         end_time=operation.end_time,
+        steps=operation.history,
     )

@@ -13,25 +13,27 @@ from dataclasses import replace
 import structlog
 
 from leeward import keys
-from leeward.agent.types import MigrationProgress
 from leeward.errors import Conflict, LeewardError, StoreIndefinite, StoreUnavailable
 from leeward_controller.domain.operation import Operation
-from leeward_controller.operations.context import Surroundings
+from leeward_controller.operations.context import Children, Progress, Surroundings
 from leeward_controller.operations.driver import Driver
+from leeward_controller.operations.percent import percent_done
 from leeward_controller.operations.recording import Recorder, Superseded
 from leeward_controller.records import Commit, Stored
 
 log = structlog.get_logger()
-ProgressListener = Callable[[str, MigrationProgress], None]
+ProgressListener = Callable[[str, Progress], None]
 
 
 class OperationRunner:
     """Drives the operations of one controller replica."""
 
-    def __init__(self, *, controller_id: str, surroundings: Surroundings) -> None:
+    def __init__(self, *, controller_id: str, surroundings: Surroundings, children: Callable[[], Children]) -> None:
+        """`children` is asked when an operation is to be driven: what begins operations needs a runner itself."""
         self.controller_id = controller_id
-        self.progress: dict[str, MigrationProgress] = {}
+        self.progress: dict[str, Progress] = {}
         self._surroundings = surroundings
+        self._children = children
         self._recorder = Recorder(surroundings)
         self._registered_revision = 0
         self._drivers: dict[str, Driver] = {}
@@ -96,7 +98,9 @@ class OperationRunner:
             stored,
             surroundings=self._surroundings,
             recorder=self._recorder,
+            children=self._children(),
             tell_progress=lambda progress: self._tell(operation_id, progress),
+            percent_of=lambda operation: percent_done(operation, self.progress.get(operation.id)),
         )
         self._drivers[operation_id] = driver
         task = asyncio.ensure_future(self._run(driver))
@@ -126,7 +130,7 @@ class OperationRunner:
         self.progress.pop(operation_id, None)
         self._reconsider(keys.operation(operation_id))
 
-    def _tell(self, operation_id: str, progress: MigrationProgress) -> None:
+    def _tell(self, operation_id: str, progress: Progress) -> None:
         self.progress[operation_id] = progress
         for listener in tuple(self._listeners):
             listener(operation_id, progress)

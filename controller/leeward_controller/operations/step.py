@@ -4,8 +4,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from leeward_controller.domain.catalog import Image
 from leeward_controller.domain.instance import Instance, InstanceState
-from leeward_controller.domain.node import Reservation
+from leeward_controller.domain.node import Node, Reservation
 from leeward_controller.domain.operation import OperationType, Work
 from leeward_controller.operations.context import StepContext
 
@@ -15,8 +16,11 @@ class Advance:
     """What a step leads to. The runner writes all of it, and that the step is done, in one transaction.
 
     `instance` maps the instance as it is at that moment to what it becomes, so a step never writes over a change that
-    it has not seen. `reserve` and `release` change what is held on nodes; a reservation is checked against what is
-    there by `fits`, which raises when it is too late.
+    it has not seen; `node` does the same for an operation on a node.
+
+    `reserve_on` and `release_from` change what is held on nodes; a reservation is checked against what is there, and it
+    is a Conflict when it comes too late. `put_image` is a new image's record, and `drop_image` names one whose record
+    goes.
 
     An undo that finds its step done, and beyond taking back, says so by `is_done_after_all`: the operation then goes
     forward from there.
@@ -25,11 +29,20 @@ class Advance:
     work: Work | None = None
     instance: Callable[[Instance], Instance] | None = None
     remove_instance: bool = False
+    node: Callable[[Node], Node] | None = None
+    remove_node: bool = False
     reserve_on: str = ""
     reservation: Reservation | None = None
     release_from: tuple[str, ...] = ()
+    put_image: Image | None = None
+    drop_image: str = ""
     skip_rest: bool = False
     is_done_after_all: bool = False
+
+    @property
+    def changes_subject(self) -> bool:
+        """Whether the record that the operation is about becomes another one, or goes."""
+        return bool(self.instance or self.remove_instance or self.node or self.remove_node)
 
 
 Act = Callable[[StepContext], Coroutine[Any, Any, Advance]]

@@ -1,27 +1,36 @@
-"""The way in: an operation is made in one transaction with what it says of its instance."""
+"""The way in: an operation is made in one transaction with what it says of its instance or node."""
 
 import base64
+import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from leeward import keys
 from leeward.agent.types import RebootMode
 from leeward.clock import Clock, Ids
-from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound
+from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.node import Node
+from leeward_controller.domain.node_transitions import check_node_allowed
 from leeward_controller.domain.operation import (
     Arguments,
     CreateArguments,
     Operation,
-    OperationPhase,
     OperationType,
     RebootArguments,
-    Work,
+    ResizeArguments,
 )
-from leeward_controller.domain.transitions import SOFT_REBOOT_FROM, check_allowed
+from leeward_controller.domain.transitions import SOFT_REBOOT_FROM, check_allowed, check_lock
+from leeward_controller.operations.admission import Gatekeeper
 from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.runner import OperationRunner
+from leeward_controller.operations.subject import Subject, operation_on
 from leeward_controller.records import INSTANCES, OPERATIONS, Commit, Records, Stored
+
+_CREATE_ATTEMPTS = 20
+_CREATE_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,36 +38,58 @@ class Requester:
     """Who asks. The same principal with the same `request_id` gets the same operation again, for as long as it is kept.
 
     `fingerprint` digests the request, so that an id used again for something else is an error and not a surprise.
+    `parent` is the operation that asks in their name.
     """
 
     principal: str
     request_id: str = ""
     fingerprint: str = ""
     admin: bool = False
+    parent: str = ""
 
 
 class Submitter:
     """Starts operations; this replica drives those it starts."""
 
-    def __init__(self, *, records: Records, runner: OperationRunner, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self, *, records: Records, runner: OperationRunner, gatekeeper: Gatekeeper, clock: Clock, ids: Ids
+    ) -> None:
         self._records = records
         self._runner = runner
+        self._gatekeeper = gatekeeper
         self._clock = clock
         self._ids = ids
 
     async def create(self, instance: Instance, arguments: CreateArguments, requester: Requester) -> Operation:
-        """Record a new instance and the operation that launches it. Raises AlreadyExists."""
+        """Record a new instance and the operation that launches it.
+
+        Raises AlreadyExists, NotFound (its group), ResourceExhausted (its project's quota), Conflict (others kept
+        coming first to the same project or group).
+        """
         operation = self._new(instance, OperationType.CREATE, arguments, requester)
+        attempts = _CREATE_ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                async with self._gatekeeper.turn(instance):
+                    return await self._begin(operation, await self._creation(instance, operation))
+            except (Conflict, ResourceExhausted) as error:
+                if (earlier := await self._earlier(operation)) is not None:
+                    return earlier
+                if await self._records.get(INSTANCES, keys.instance(instance.name)) is not None:
+                    raise AlreadyExists.named(instance.name) from None
+                if attempts <= 0 or not isinstance(error, Conflict):
+                    raise
+            await self._clock.sleep(_CREATE_PAUSE_S)
+
+    async def check_creation(self, instance: Instance) -> None:
+        """What `create` would raise of NotFound and ResourceExhausted."""
+        await self._gatekeeper.admit_instance(Commit(), instance)
+
+    async def _creation(self, instance: Instance, operation: Operation) -> Commit:
         commit = self._runner.owned(Commit().create(keys.operation(operation.id), operation))
-        commit.create(keys.instance(instance.name), replace(instance, current_operation=operation.name))
-        try:
-            return await self._begin(operation, commit)
-        except Conflict:
-            if (earlier := await self._earlier(operation)) is not None:
-                return earlier
-            if await self._records.get(INSTANCES, keys.instance(instance.name)) is not None:
-                raise AlreadyExists.named(instance.name) from None
-            raise
+        await self._gatekeeper.admit_instance(commit, instance)
+        return commit.create(keys.instance(instance.name), replace(instance, current_operation=operation.name))
 
     async def submit(
         self,
@@ -71,19 +102,60 @@ class Submitter:
     ) -> Operation:
         """Start an operation on an instance as it was read, interrupting what the table lets it interrupt.
 
-        With `leader_epoch` it only happens while that leadership lasts. Raises WrongState, OperationRunning, Conflict
-        (the instance has changed since it was read).
+        With `leader_epoch` it only happens while that leadership lasts. Raises Locked, WrongState, OperationRunning,
+        Conflict (the instance has changed since it was read).
         """
         operation = self._new(instance.value, wanted, arguments, requester)
         if (earlier := await self._earlier(operation)) is not None:
             return earlier
-        running = await self.check(instance.value, wanted, arguments)
+        running = await self.check(instance.value, wanted, arguments, admin=requester.admin)
+        return await self._start(instance, instance.value, operation, running, leader_epoch=leader_epoch)
+
+    async def submit_on_node(
+        self,
+        node: Stored[Node],
+        wanted: OperationType,
+        arguments: Arguments,
+        requester: Requester,
+        *,
+        change: Callable[[Node], Node] = lambda node: node,
+    ) -> Operation:
+        """The same on a node, which `change` makes what it is from the operation's beginning on. Raises the same."""
+        operation = self._new(node.value, wanted, arguments, requester)
+        if (earlier := await self._earlier(operation)) is not None:
+            return earlier
+        running = await self.check_node(node.value, wanted)
+        return await self._start(node, change(node.value), operation, running)
+
+    async def begin_child(
+        self, parent: Operation, instance: Stored[Instance], wanted: OperationType, arguments: Arguments, *, part: str
+    ) -> Operation:
+        """Begin an operation that is part of `parent`; the same `part` is the same operation. Raises as `submit`."""
+        requester = Requester(parent.requested_by, f"{parent.id}/{part}", admin=True, parent=parent.name)
+        return await self.submit(instance, wanted, arguments, requester)
+
+    async def cancel_child(self, name: str) -> None:
+        """Ask an operation to stop; no error when it cannot any more. Raises StoreUnavailable, StoreIndefinite."""
+        with contextlib.suppress(NotFound, FailedPrecondition):
+            await self.cancel(name.removeprefix("operations/"), Requester(""))
+
+    async def _start(
+        self,
+        subject: Stored[Any],
+        changed: Subject,
+        operation: Operation,
+        running: Stored[Operation] | None,
+        *,
+        leader_epoch: int = 0,
+    ) -> Operation:
         commit = Commit()
         if running is not None:
             operation = replace(operation, predecessor=running.value.name)
             commit.replace(running, replace(running.value, cancel_requested=True))
         self._runner.owned(commit.create(keys.operation(operation.id), operation))
-        commit.replace(instance, replace(instance.value, current_operation=operation.name))
+        if isinstance(operation.arguments, ResizeArguments):
+            await self._gatekeeper.admit_resize(commit, subject.value, operation.arguments.resources)
+        commit.replace(subject, replace(changed, current_operation=operation.name))
         if leader_epoch:
             commit.alive(keys.LEADER, leader_epoch)
         try:
@@ -99,14 +171,28 @@ class Submitter:
             self._runner.drive(Stored(keys.operation(operation.id), operation, revision, revision))
         return operation
 
-    async def check(self, instance: Instance, wanted: OperationType, arguments: Arguments) -> Stored[Operation] | None:
-        """The running operation that this one would interrupt, if any. Raises WrongState, OperationRunning."""
+    async def check(
+        self, instance: Instance, wanted: OperationType, arguments: Arguments, *, admin: bool
+    ) -> Stored[Operation] | None:
+        """The running operation that this one would interrupt, if any.
+
+        Raises Locked, WrongState, OperationRunning, ResourceExhausted (quota, of a resize).
+        """
+        check_lock(instance, wanted, admin=admin)
+        if isinstance(arguments, ResizeArguments):
+            await self._gatekeeper.admit_resize(Commit(), instance, arguments.resources)
         running = await self._running(instance)
         narrowed = None
         if isinstance(arguments, RebootArguments) and arguments.mode is RebootMode.SOFT:
             narrowed = SOFT_REBOOT_FROM
         kind = running.value.type if running else None
         return running if check_allowed(instance, wanted, running=kind, narrowed=narrowed) else None
+
+    async def check_node(self, node: Node, wanted: OperationType) -> Stored[Operation] | None:
+        """The running operation that this one would interrupt, if any. Raises WrongState, OperationRunning."""
+        running = await self._running(node)
+        kind = running.value.type if running else None
+        return running if check_node_allowed(node, wanted, running=kind) else None
 
     async def repeated(self, requester: Requester) -> Operation | None:
         """The operation that this very request started before, if it did; whatever has become of its instance since.
@@ -140,24 +226,23 @@ class Submitter:
             except Conflict:
                 continue  # It moved on by a step; look again at where it is now.
 
-    def _new(self, instance: Instance, wanted: OperationType, arguments: Arguments, requester: Requester) -> Operation:
-        now = self._clock.now()
-        return Operation(
-            id=_operation_id(requester) if requester.request_id else self._ids.new(),
-            type=wanted,
-            instance=instance.name,
-            instance_uid=instance.uid,
-            arguments=arguments,
-            phase=OperationPhase.RUNNING,
+    def _new(self, subject: Subject, wanted: OperationType, arguments: Arguments, requester: Requester) -> Operation:
+        operation = operation_on(
+            subject,
+            wanted,
+            arguments,
+            operation_id=_operation_id(requester) if requester.request_id else self._ids.new(),
             step=DEFINITIONS[wanted].steps[0].name,
             requested_by=requester.principal,
-            create_time=now,
-            update_time=now,
-            work=Work(),
+            now=self._clock.now(),
+        )
+        return replace(
+            operation,
             owner=self._runner.controller_id,
             claims=1,
             request_id=requester.request_id,
             request_fingerprint=requester.fingerprint,
+            parent=requester.parent,
         )
 
     async def _earlier(self, operation: Operation) -> Operation | None:
@@ -178,10 +263,10 @@ class Submitter:
             )
         return stored.value
 
-    async def _running(self, instance: Instance) -> Stored[Operation] | None:
-        if not instance.current_operation:
+    async def _running(self, subject: Subject) -> Stored[Operation] | None:
+        if not subject.current_operation:
             return None
-        operation_id = instance.current_operation.removeprefix("operations/")
+        operation_id = subject.current_operation.removeprefix("operations/")
         stored = await self._records.get(OPERATIONS, keys.operation(operation_id))
         return None if stored is None or stored.value.phase.ended else stored
 

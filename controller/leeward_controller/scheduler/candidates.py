@@ -1,34 +1,76 @@
 """From a replica's view to the scheduler's snapshot."""
 
+from collections import Counter
+
 from leeward import keys
+from leeward.agent.types import NodeReport
 from leeward_controller.domain.node import Node, NodeAllocation
-from leeward_controller.scheduler.placement import Candidate
+from leeward_controller.scheduler.model import Candidate, CandidatePool
 from leeward_controller.view import ClusterView
 
 
 def candidates(view: ClusterView) -> list[Candidate]:
     """Every node that has registered, as the view knows it now."""
-    return [_candidate(view, stored.value) for stored in view.nodes.values()]
+    promised = _promised_by_pool(view)
+    shared = shared_pools(view)
+    return [_candidate(view, stored.value, promised, shared) for stored in view.nodes.values()]
 
 
 def candidate(view: ClusterView, node_id: str) -> Candidate | None:
     """One node that has registered, as the view knows it now."""
     stored = view.nodes.get(keys.node(node_id))
-    return None if stored is None else _candidate(view, stored.value)
+    return None if stored is None else _candidate(view, stored.value, _promised_by_pool(view), shared_pools(view))
 
 
-def _candidate(view: ClusterView, node: Node) -> Candidate:
+def shared_pools(view: ClusterView) -> frozenset[str]:
+    """The pools that several nodes have, or could have, as their agents last told."""
+    reporters: Counter[str] = Counter()
+    shared = set()
+    for stored in view.nodes.values():
+        for pool in report_of(view, stored.value).pools:
+            reporters[pool.pool_id] += 1
+            if pool.shared:
+                shared.add(pool.pool_id)
+    return frozenset(shared | {pool_id for pool_id, count in reporters.items() if count > 1})
+
+
+def report_of(view: ClusterView, node: Node) -> NodeReport:
+    """What a node's agent tells now, or told last."""
     lease = view.leases.get(node.node)
-    report = lease.report if lease else node.report
-    allocation = view.allocations.get(keys.allocation(node.node))
+    return lease.report if lease else node.report
+
+
+def _promised_by_pool(view: ClusterView) -> Counter[str]:
+    promised: Counter[str] = Counter()
+    for stored in view.allocations.values():
+        promised.update(stored.value.disk_gib_by_pool)
+    return promised
+
+
+def _candidate(view: ClusterView, node: Node, promised: Counter[str], shared: frozenset[str]) -> Candidate:
+    report = report_of(view, node)
+    found = view.allocations.get(keys.allocation(node.node))
+    allocation = found.value if found else NodeAllocation(node.node)
+    pools = tuple(
+        CandidatePool(
+            pool_id=pool.pool_id,
+            shared=pool.pool_id in shared,
+            capacity_gib=pool.capacity_gib,
+            taken_elsewhere_gib=promised[pool.pool_id] - allocation.disk_gib_by_pool.get(pool.pool_id, 0),
+        )
+        for pool in report.pools
+        if pool.healthy
+    )
     return Candidate(
         node=node.node,
         condition=node.condition,
-        alive=lease is not None,
+        alive=node.node in view.leases,
         cordoned=node.cordoned,
         vcpus=report.vcpus,
         memory_mib=report.memory_mib,
-        pool_ids=frozenset(pool.pool_id for pool in report.pools if pool.healthy),
-        allocation=allocation.value if allocation else NodeAllocation(node.node),
+        pools=pools,
+        allocation=allocation,
         draining=report.draining,
+        labels={**report.labels, **node.labels},
+        cpu=report.cpu,
     )

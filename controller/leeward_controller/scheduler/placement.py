@@ -1,17 +1,40 @@
 """Where an instance goes: filters, then weights. Pure: the same snapshot and request give the same answer.
 
-Each filter answers why a node is out, in words an operator can act on; every rejected node keeps its first reason.
-Those that are left are ranked by their share of free memory ("spread"), names breaking ties. Many instances are placed
-in the same instant, by one replica or by several, when a node dies; each of them chooses among the nodes that are about
-as free as the best, so that they do not all want the same one.
+Every node that is turned down keeps its first reason. Those that are left are ranked by what the group would rather
+have, then by the labels preferred, then by the kind of pool, and at last by their share of free memory: the largest
+first to spread, the smallest first to pack. Names break ties. Many instances are placed in the same instant, by one
+replica or by several, when a node dies; when spreading, each of them chooses among the nodes that are about as free as
+the best, so that they do not all want the same one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from leeward.errors import NodeUnfit, NoNodeFits, Violation
-from leeward_controller.domain.instance import Resources
-from leeward_controller.domain.node import NodeAllocation, NodeCondition
+from leeward_controller.scheduler.filters import usable_memory_mib, why_not
+from leeward_controller.scheduler.groups import regret
+from leeward_controller.scheduler.model import (
+    Candidate,
+    CandidatePool,
+    Place,
+    Placement,
+    PlacementPolicy,
+    PlacementRequest,
+    Ranking,
+)
+from leeward_controller.scheduler.pools import less_wanted, pick_pool
+
+__all__ = [
+    "Candidate",
+    "CandidatePool",
+    "Place",
+    "Placement",
+    "PlacementPolicy",
+    "PlacementRequest",
+    "Ranking",
+    "choose",
+    "plan_placement",
+]
 
 _ALIKE = 0.05
 """Nodes whose shares of free memory differ by less are taken to be as good as each other."""
@@ -19,50 +42,20 @@ _ALIKE = 0.05
 _LEAST_CHOICE = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A node as the scheduler sees it."""
+@dataclass(frozen=True, slots=True, order=True)
+class _Rank:
+    """How good a place is; the lowest is the best."""
 
+    regret: int
+    labels_missed: int
+    less_wanted_pool: bool
+    share: float
     node: str
-    condition: NodeCondition
-    alive: bool
-    cordoned: bool
-    vcpus: int
-    memory_mib: int
-    pool_ids: frozenset[str]
-    allocation: NodeAllocation
-    draining: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementRequest:
-    """What has to be placed. `node` names one node or is empty; `excluded` maps nodes to why they are out already."""
-
-    instance_uid: str
-    resources: Resources
     pool_id: str
-    node: str = ""
-    excluded: tuple[tuple[str, str], ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class PlacementPolicy:
-    """How far a node may be promised. Guests share processors; memory is what it is."""
-
-    vcpu_overcommit: float = 4.0
-    reserved_memory_mib: int = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The answer: the nodes that fit, best first, and why each other one does not.
-
-    The first `alike` of them are about as free as the best.
-    """
-
-    ranked: tuple[str, ...]
-    rejected: dict[str, str]
-    alike: int = 1
+    @property
+    def wishes(self) -> tuple[int, int, bool]:
+        return self.regret, self.labels_missed, self.less_wanted_pool
 
 
 def plan_placement(
@@ -70,27 +63,27 @@ def plan_placement(
 ) -> Placement:
     """Rank the nodes that can take the request, and tell why the others cannot. Never raises: see `choose`."""
     policy = policy or PlacementPolicy()
-    fitting: list[tuple[float, str]] = []
+    fitting: list[_Rank] = []
     rejected: dict[str, str] = {}
     for candidate in candidates:
-        reason = next((r for f in FILTERS if (r := f(candidate, request, policy))), "")
-        if reason:
+        reason = why_not(candidate, request, policy)
+        pool, _ = pick_pool(candidate, request, policy)
+        if reason or pool is None:
             rejected[candidate.node] = reason
         else:
-            fitting.append((-_free_share(candidate, policy), candidate.node))
+            fitting.append(_rank(candidate, pool, request, policy))
     fitting.sort()
-    alike = sum(1 for less_free, _ in fitting if less_free <= fitting[0][0] + _ALIKE)
-    return Placement(tuple(node for _, node in fitting), rejected, alike)
+    ranked = tuple(Place(each.node, each.pool_id) for each in fitting)
+    return Placement(ranked, rejected, _alike(fitting, policy))
 
 
-def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0.0) -> str:
-    """The node to take; `spread` in [0, 1) picks among those about as free as the best, and at least the best three.
+def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0.0) -> Place:
+    """The place to take; `spread` in [0, 1) picks among those that are as good as the best.
 
     Raises NodeUnfit (the node asked for by name cannot take it), NoNodeFits (none can; one violation a node).
     """
     if placement.ranked:
-        best = placement.ranked[: max(placement.alike, _LEAST_CHOICE)]
-        return best[int(spread * len(best))]
+        return placement.ranked[int(spread * placement.alike)]
     violations = [Violation("NODE", f"nodes/{node}", why) for node, why in sorted(placement.rejected.items())]
     if request.node:
         why = placement.rejected.get(request.node, "does not exist")
@@ -104,59 +97,25 @@ def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0
     raise NoNodeFits(f"no node fits: {reasons}", violations=violations, metadata={"nodes": str(len(violations))})
 
 
-def _free_share(candidate: Candidate, policy: PlacementPolicy) -> float:
-    usable = max(1, candidate.memory_mib - policy.reserved_memory_mib)
-    return (usable - candidate.allocation.memory_mib) / usable
+def _rank(candidate: Candidate, pool: CandidatePool, request: PlacementRequest, policy: PlacementPolicy) -> _Rank:
+    usable = max(1, usable_memory_mib(candidate, policy))
+    free_share = (usable - candidate.allocation.memory_mib) / usable
+    missed = sum(1 for key, value in request.preferred_labels.items() if candidate.labels.get(key) != value)
+    return _Rank(
+        regret=regret(request.companions, candidate.node),
+        labels_missed=missed,
+        less_wanted_pool=less_wanted(pool, request),
+        share=-free_share if policy.ranking is Ranking.SPREAD else free_share,
+        node=candidate.node,
+        pool_id=pool.pool_id,
+    )
 
 
-def _named(candidate: Candidate, request: PlacementRequest, _: PlacementPolicy) -> str:
-    return f"nodes/{request.node} was asked for" if request.node and candidate.node != request.node else ""
-
-
-def _not_excluded(candidate: Candidate, request: PlacementRequest, _: PlacementPolicy) -> str:
-    return dict(request.excluded).get(candidate.node, "")
-
-
-def _alive(candidate: Candidate, _: PlacementRequest, __: PlacementPolicy) -> str:
-    return "" if candidate.alive else f"its heartbeat is lost ({candidate.condition})"
-
-
-def _takes_new(candidate: Candidate, _: PlacementRequest, __: PlacementPolicy) -> str:
-    if candidate.cordoned:
-        return "it is cordoned"
-    if candidate.draining:
-        return "its agent is stopping"
-    return "" if candidate.condition is NodeCondition.READY else f"it is {candidate.condition}"
-
-
-def _has_pool(candidate: Candidate, request: PlacementRequest, _: PlacementPolicy) -> str:
-    return "" if request.pool_id in candidate.pool_ids else f"it has no working pool {request.pool_id}"
-
-
-def _has_vcpus(candidate: Candidate, request: PlacementRequest, policy: PlacementPolicy) -> str:
-    if request.resources.vcpus > candidate.vcpus:
-        return f"it has {candidate.vcpus} vCPUs, {request.resources.vcpus} are asked for"
-    taken, _ = candidate.allocation.beside(request.instance_uid)
-    limit = int(candidate.vcpus * policy.vcpu_overcommit)
-    free = limit - taken
-    wanted = request.resources.vcpus
-    return "" if wanted <= free else f"{free} of {limit} vCPUs are free, {wanted} are asked for"
-
-
-def _has_memory(candidate: Candidate, request: PlacementRequest, policy: PlacementPolicy) -> str:
-    _, taken_mib = candidate.allocation.beside(request.instance_uid)
-    usable = max(0, candidate.memory_mib - policy.reserved_memory_mib)
-    free = usable - taken_mib
-    wanted = request.resources.memory_mib
-    return "" if wanted <= free else f"{free} of {usable} MiB memory are free, {wanted} are asked for"
-
-
-FILTERS: tuple[Callable[[Candidate, PlacementRequest, PlacementPolicy], str], ...] = (
-    _named,
-    _not_excluded,
-    _alive,
-    _takes_new,
-    _has_pool,
-    _has_vcpus,
-    _has_memory,
-)
+def _alike(fitting: list[_Rank], policy: PlacementPolicy) -> int:
+    """Among how many of the first to choose. To pack, all want the fullest, and who comes too late looks again."""
+    if not fitting or policy.ranking is Ranking.PACK:
+        return min(1, len(fitting))
+    best = fitting[0]
+    equals = [each for each in fitting if each.wishes == best.wishes]
+    about_as_free = sum(1 for each in equals if each.share <= best.share + _ALIKE)
+    return min(len(equals), max(about_as_free, _LEAST_CHOICE))

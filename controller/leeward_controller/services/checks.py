@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from leeward.errors import Conflict, FieldViolation, InvalidArgument
+from leeward_controller.domain.node_operation import DRAIN_LABEL, DrainPolicy
 from leeward_controller.records import Stored
 
 T = TypeVar("T")
@@ -55,6 +56,9 @@ class Checks:
             self.that(
                 good, f"{field}[{key}]", f"a value has at most {MAX_LABEL_VALUE_LENGTH} characters, this {len(value)}"
             )
+        drain = labels.get(DRAIN_LABEL)
+        allowed = ", ".join(DrainPolicy)
+        self.that(drain in (None, *DrainPolicy), f"{field}[{DRAIN_LABEL}]", f"{drain!r} is not one of {allowed}")
 
     def done(self) -> None:
         """Raises InvalidArgument with every violation, when there are any."""

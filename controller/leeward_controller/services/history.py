@@ -1,11 +1,10 @@
-"""What an instance has been through: its console log and its events."""
+"""What an instance has been through."""
 
 from leeward import keys, names
-from leeward.agent.types import ConsoleChunk
-from leeward.errors import AgentUnavailable, Compacted, FailedPrecondition, NotFound, Violation
+from leeward.errors import Compacted, NotFound
 from leeward_controller.domain.cluster import InstanceEvent
 from leeward_controller.domain.instance import Instance
-from leeward_controller.ports import Agents
+from leeward_controller.domain.transitions import Immediate, check_state
 from leeward_controller.records import EVENTS, INSTANCES, Records, Stored
 from leeward_controller.services.checks import Checks
 from leeward_controller.services.paging import (
@@ -15,43 +14,23 @@ from leeward_controller.services.paging import (
     encode_token,
     expired_token,
 )
-from leeward_controller.view import ClusterView
-
-MAX_CONSOLE_BYTES = 1_048_576
-DEFAULT_CONSOLE_BYTES = 65_536
 
 
 class HistoryService:
     """Looks back."""
 
-    def __init__(self, *, records: Records, view: ClusterView, agents: Agents) -> None:
+    def __init__(self, *, records: Records) -> None:
         self._records = records
-        self._view = view
-        self._agents = agents
-
-    async def console_log(self, name: str, *, offset: int, limit_bytes: int) -> ConsoleChunk:
-        """Part of the serial console log. Raises InvalidArgument, NotFound, FailedPrecondition, AgentUnavailable."""
-        checks = Checks()
-        checks.parsed(lambda: names.project_instance(name), ("", ""))
-        checks.between(limit_bytes, 0, MAX_CONSOLE_BYTES, "limit_bytes")
-        checks.done()
-        instance = await self._instance(name)
-        if not instance.node:
-            raise without_node(instance)
-        lease = self._view.leases.get(instance.node)
-        if lease is None:
-            raise AgentUnavailable(f"nodes/{instance.node} has no heartbeat, so its console logs cannot be read")
-        agent = self._agents.at(node=instance.node, address=lease.report.address)
-        limit_bytes = limit_bytes or DEFAULT_CONSOLE_BYTES
-        return await agent.read_console(uid=instance.uid, offset=offset, limit_bytes=limit_bytes)
 
     async def events(self, parent: str, page: PageRequest) -> Listing[InstanceEvent]:
-        """One page of an instance's history, oldest first. Raises InvalidArgument, NotFound."""
+        """One page of an instance's history, oldest first. Raises InvalidArgument, NotFound, WrongState."""
         checks = Checks()
         checks.parsed(lambda: names.project_instance(parent, field="parent"), ("", ""))
         page.check(checks)
         checks.done()
-        prefix = keys.event((await self._instance(parent)).uid, "")
+        instance = await self._instance(parent)
+        check_state(instance, Immediate.LIST_EVENTS)
+        prefix = keys.event(instance.uid, "")
         revision, last = decode_token(page.page_token, prefix)
         try:
             found = await self._records.list(EVENTS, prefix=prefix, revision=revision)
@@ -73,12 +52,3 @@ class HistoryService:
 def _position(stored: Stored[InstanceEvent]) -> str:
     """Where an event stands: by its beginning, in text that sorts as times do."""
     return f"{stored.value.start_time:%Y%m%dT%H%M%S.%f} {stored.value.operation}"
-
-
-def without_node(instance: Instance) -> FailedPrecondition:
-    """What to raise for an instance that must be on a node."""
-    return FailedPrecondition(
-        f"{instance.name} is on no node",
-        violations=[Violation("NODE", instance.name, "is on no node; it must be on one")],
-        resource=instance.name,
-    )

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from leeward import keys, names
 from leeward.agent.types import SHA256_HEX_LENGTH, DiskFormat
 from leeward.clock import Clock, Ids
-from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, Violation
+from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, ResourceExhausted, Violation
 from leeward_controller.domain.catalog import Image
+from leeward_controller.domain.instance import Instance
+from leeward_controller.operations.admission import Gatekeeper
 from leeward_controller.records import IMAGES, INSTANCES, Commit, Records, Stored
 from leeward_controller.services.checks import Checks, check_etag
 from leeward_controller.services.filters import Fields, parse_filter
 from leeward_controller.services.image_files import ImageFiles, Place
+from leeward_controller.services.image_properties import check_properties
 from leeward_controller.services.instances import Target, project_prefix
 from leeward_controller.services.paging import Listing, PageRequest, list_page
 
@@ -51,7 +54,7 @@ class NewImage:
         digits = f"{SHA256_HEX_LENGTH} hexadecimal digits"
         checks.that(bool(_SHA256.match(self.sha256.lower())), "spec.sha256", f"{self.sha256!r} is not {digits}")
         checks.between(self.size_bytes, 1, MAX_IMAGE_BYTES, "spec.size_bytes", " bytes")
-        checks.labels(self.properties, "spec.properties")
+        check_properties(checks, self.properties, "spec.properties")
         checks.request_id(self.request_id, "spec.request_id")
         checks.done()
         return names.image_name(project, image_id)
@@ -60,21 +63,23 @@ class NewImage:
 class ImageService:
     """The images."""
 
-    def __init__(self, *, records: Records, files: ImageFiles, clock: Clock, ids: Ids) -> None:
+    def __init__(self, *, records: Records, files: ImageFiles, gatekeeper: Gatekeeper, clock: Clock, ids: Ids) -> None:
         self._records = records
         self._files = files
+        self._gatekeeper = gatekeeper
         self._clock = clock
         self._ids = ids
 
     async def upload(self, new: NewImage, chunks: AsyncIterator[bytes], *, principal: str) -> Stored[Image]:
         """Take in an image; it is there whole or not at all. The same request again answers what it made.
 
-        Raises InvalidArgument, ImageRefused, AlreadyExists (before any bytes are read), FailedPrecondition (no pool),
-        StorageError, AgentUnavailable.
+        Raises InvalidArgument, ImageRefused, AlreadyExists and ResourceExhausted (quota; both before any bytes are
+        read), FailedPrecondition (no pool), StorageError, AgentUnavailable.
         """
         name = new.check()
         if (there := await self._there_already(name, new)) is not None:
             return there
+        await self._gatekeeper.admit_image(Commit(), name, new.size_bytes)
         place = self._files.place_for(new.pool)
         digest = new.sha256.lower()
         assert new.format is not None
@@ -85,14 +90,7 @@ class ImageService:
                 place, digest=digest, format=new.format, size_bytes=new.size_bytes, chunks=chunks
             )
             image = self._record(new, name, place, principal, file.virtual_size_bytes)
-            try:
-                revision = await self._records.commit(Commit().create(keys.image(name), image))
-                return Stored(keys.image(name), image, revision, revision)
-            except Conflict:
-                there = await self._lost_race(name, new, place)
-                if there is None:
-                    raise
-                return there
+            return await self._publish(image, new, place)
 
     async def get(self, name: str) -> Stored[Image]:
         """One image, as it is now. Raises InvalidArgument, NotFound."""
@@ -117,7 +115,7 @@ class ImageService:
         """Change the properties, when they are given. Raises InvalidArgument, NotFound, Conflict (etag)."""
         checks = Checks()
         checks.parsed(lambda: names.project_image(target.name, field="image.name"), ("", ""))
-        checks.labels(properties or {}, "image.properties")
+        check_properties(checks, properties or {}, "image.properties")
         checks.request_id(request_id)
         checks.done()
         attempts = 1 if target.etag else _ATTEMPTS
@@ -184,6 +182,25 @@ class ImageService:
             properties=dict(new.properties),
         )
 
+    async def _publish(self, image: Image, new: NewImage, place: Place) -> Stored[Image]:
+        """Record an image whose file is stored; what was stored in vain goes again."""
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                commit = Commit().create(keys.image(image.name), image)
+                await self._gatekeeper.admit_image(commit, image.name, image.size_bytes)
+                revision = await self._records.commit(commit)
+                return Stored(keys.image(image.name), image, revision, revision)
+            except Conflict:
+                if (there := await self._lost_race(image.name, new, place)) is not None:
+                    return there
+                if attempts <= 0:
+                    raise
+            except ResourceExhausted:
+                await self._drop_file([place.pool_id], image.digest, uploads=1)
+                raise
+
     async def _there_already(self, name: str, new: NewImage) -> Stored[Image] | None:
         """The image of that name when this very request made it. Raises AlreadyExists when another did."""
         there = await self._records.get(IMAGES, keys.image(name))
@@ -209,7 +226,8 @@ class ImageService:
             await self._files.delete(pool_ids, digest=digest)
 
     async def _check_unused(self, image: Image) -> None:
-        users = [s.value.name for s in (await self._records.list(INSTANCES)).items if s.value.image == image.name]
+        everything = await self._records.list(INSTANCES)
+        users = [stored.value.name for stored in everything.items if image.name in _images_of(stored.value)]
         if users:
             told = ", ".join(users[:_TOLD_INSTANCES])
             raise FailedPrecondition(
@@ -223,7 +241,7 @@ class ImageService:
     async def _is_referenced(self, digest: str) -> bool:
         images, instances = await self._records.list(IMAGES), await self._records.list(INSTANCES)
         return any(s.value.digest == digest for s in images.items) or any(
-            s.value.image_digest == digest for s in instances.items
+            digest in _digests_of(s.value) for s in instances.items
         )
 
     async def _read(self, name: str) -> Stored[Image]:
@@ -231,3 +249,21 @@ class ImageService:
         if stored is None:
             raise NotFound.named(name)
         return stored
+
+
+def _images_of(instance: Instance) -> set[str]:
+    """The names of the images that an instance needs."""
+    return {
+        instance.image,
+        *([instance.rescue.image] if instance.rescue else ()),
+        *([instance.shelf.image] if instance.shelf else ()),
+    }
+
+
+def _digests_of(instance: Instance) -> set[str]:
+    """The files that an instance needs."""
+    return {
+        instance.image_digest,
+        *([instance.rescue.digest] if instance.rescue else ()),
+        *([instance.shelf.digest] if instance.shelf else ()),
+    }

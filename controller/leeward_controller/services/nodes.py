@@ -4,46 +4,32 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from leeward import keys, names
-from leeward.agent.types import NodeReport
 from leeward.clock import Clock
-from leeward.errors import Conflict, FailedPrecondition, LeewardError, NotFound, Violation
-from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeCondition, ProofKind
+from leeward.errors import Conflict, FailedPrecondition, LeewardError, Violation
+from leeward_controller.domain.node import FenceProof, Node, NodeDuty, ProofKind
+from leeward_controller.domain.node_transitions import with_duty
 from leeward_controller.operations.submit import Requester
-from leeward_controller.ports import Codec
-from leeward_controller.records import ALLOCATIONS, FENCES, INSTANCES, NODES, Commit, Records, Stored
+from leeward_controller.records import FENCES, INSTANCES, NODES, Commit, Records, Stored
 from leeward_controller.services.checks import Checks, check_etag
 from leeward_controller.services.filters import Fields, parse_filter
-from leeward_controller.services.instances import InstanceService, Target
+from leeward_controller.services.instance_moves import InstanceMoves
+from leeward_controller.services.instances import Target
+from leeward_controller.services.node_operations import MAX_REASON_LENGTH, NodeOperations, back_in_service
 from leeward_controller.services.paging import Listing, PageRequest, list_page
 from leeward_controller.services.shown import ShownOperation
+from leeward_controller.services.shown_nodes import NodeReader, ShownNode
 from leeward_controller.services.watches import Watches, WatchEvent
-from leeward_controller.view import ClusterView
 
-MAX_REASON_LENGTH = 1024
 _ATTEMPTS = 5
 
 
-def shown_condition(node: Node) -> NodeCondition:
-    """The condition told to clients: cordoning is kept beside what failover makes of a node."""
-    return NodeCondition.CORDONED if node.cordoned and node.condition is NodeCondition.READY else node.condition
-
-
 _FIELDS: Fields[Node] = {
-    "condition": shown_condition,
+    "condition": lambda node: node.shown_condition,
     "cordoned": lambda node: "true" if node.cordoned else "false",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ShownNode:
-    """A node with what else is known of it. `lease` is its heartbeat's report, None when that is not there."""
-
-    stored: Stored[Node]
-    lease: NodeReport | None
-    allocation: NodeAllocation
-    proof: FenceProof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +47,23 @@ class NodeService:
         self,
         *,
         records: Records,
-        codec: Codec,
-        view: ClusterView,
-        instances: InstanceService,
+        nodes: NodeReader,
+        operations: NodeOperations,
+        moves: InstanceMoves,
         watches: Watches,
         clock: Clock,
     ) -> None:
         self._records = records
-        self._codec = codec
-        self._view = view
-        self._instances = instances
+        self._nodes = nodes
+        self._operations = operations
+        self._moves = moves
         self._watches = watches
         self._clock = clock
 
     async def get(self, name: str) -> ShownNode:
         """One node and all that belongs to it, as it is now. Raises InvalidArgument, NotFound."""
         node_id = names.node(name)
-        return await self._gathered(await self._read(node_id))
+        return await self._nodes.gathered(await self._nodes.read(node_id))
 
     async def list(self, page: PageRequest) -> tuple[list[ShownNode], Listing[Node]]:
         """One page of all nodes, by name; heartbeats and reservations are as this replica last heard.
@@ -102,37 +88,31 @@ class NodeService:
 
     def at_hand(self, stored: Stored[Node]) -> ShownNode:
         """A node with what this replica's view says of it."""
-        node_id = stored.value.node
-        lease = self._view.leases.get(node_id)
-        allocation = self._view.allocations.get(keys.allocation(node_id))
-        held = allocation.value if allocation else NodeAllocation(node_id)
-        proof = self._view.fences.get(keys.fence(node_id, stored.value.report.boot_id))
-        return ShownNode(stored, lease.report if lease else None, held, proof.value if proof else None)
+        return self._nodes.at_hand(stored)
 
     async def cordon(self, target: Target, *, reason: str, request_id: str = "") -> ShownNode:
         """Keep new instances away. Raises InvalidArgument, NotFound, Conflict (etag)."""
         checks = Checks()
         too_long = f"has {len(reason)} characters, at most {MAX_REASON_LENGTH} are allowed"
         checks.that(len(reason) <= MAX_REASON_LENGTH, "reason", too_long)
-        return await self._change(
-            target, request_id, checks, lambda node: replace(node, cordoned=True, cordon_reason=reason)
-        )
-
-    async def uncordon(self, target: Target, *, request_id: str = "") -> ShownNode:
-        """Let it take instances again, also after a quarantine. Raises InvalidArgument, NotFound, Conflict (etag)."""
 
         def change(node: Node) -> Node:
-            node = replace(node, cordoned=False, cordon_reason="")
-            if node.condition is not NodeCondition.QUARANTINED:
-                return node
-            return replace(
-                node,
-                condition=NodeCondition.READY,
-                reason="released from quarantine by an operator",
-                condition_time=self._clock.now(),
-            )
+            if node.duty in (NodeDuty.DRAINING, NodeDuty.MAINTENANCE):
+                return replace(node, cordon_reason=reason)  # It is kept free already.
+            return with_duty(node, NodeDuty.CORDONED, reason=reason)
 
-        return await self._change(target, request_id, Checks(), change)
+        return await self._change(target, request_id, checks, change)
+
+    async def uncordon(self, target: Target, requester: Requester, *, bring_back: bool = False) -> ShownNode:
+        """Let it take instances again, also after maintenance or a quarantine.
+
+        With `bring_back`, what was drained off it is moved back by an operation, which the node then names. Raises
+        InvalidArgument, NotFound, OperationRunning (it is being drained), Conflict (etag).
+        """
+        if bring_back:
+            return await self._operations.bring_back(target, requester)
+        change = partial(back_in_service, now=self._clock.now())
+        return await self._change(target, requester.request_id, Checks(), change)
 
     async def attest_fenced(self, target: Target, requester: Requester, *, boot_id: str, evidence: str) -> FenceProof:
         """Persist an operator's word that this boot of a node is over. Said twice, the first proof stands.
@@ -149,7 +129,7 @@ class NodeService:
         checks.request_id(requester.request_id)
         checks.done()
         for attempt in range(_ATTEMPTS):
-            stored = await self._read(node_id)
+            stored = await self._nodes.read(node_id)
             check_etag(stored, target.etag, name=target.name)
             key = keys.fence(node_id, boot_id)
             if (there := await self._records.get(FENCES, key)) is not None:
@@ -188,7 +168,7 @@ class NodeService:
             checks.parsed(lambda: names.node(target_node, field="target_node"), "")
         checks.request_id(requester.request_id)
         checks.done()
-        shown = await self._gathered(await self._read(node_id))
+        shown = await self._nodes.gathered(await self._nodes.read(node_id))
         check_etag(shown.stored, target.etag, name=target.name)
         if shown.proof is None:
             raise FailedPrecondition(
@@ -209,7 +189,7 @@ class NodeService:
                 part = replace(requester, request_id=_part_of_request(requester.request_id, instance.uid))
             one = Target(instance.name, validate_only=target.validate_only)
             try:
-                begun.append(await self._instances.evacuate(one, part, node=target_node, allow_rebuild=False))
+                begun.append(await self._moves.evacuate(one, part, node=target_node, allow_rebuild=False))
             except LeewardError as error:
                 refused.append(Refusal(instance.name, error))
         return tuple(begun), tuple(refused)
@@ -241,34 +221,19 @@ class NodeService:
         attempts = 1 if target.etag else _ATTEMPTS
         while True:
             attempts -= 1
-            stored = await self._read(node_id)
+            stored = await self._nodes.read(node_id)
             new = change(stored.value)
             if new == stored.value:
-                return await self._gathered(stored)
+                return await self._nodes.gathered(stored)
             check_etag(stored, target.etag, name=target.name)
             if target.validate_only:
-                return await self._gathered(replace(stored, value=new))
+                return await self._nodes.gathered(replace(stored, value=new))
             try:
                 revision = await self._records.commit(Commit().replace(stored, new))
-                return await self._gathered(Stored(stored.key, new, revision, stored.create_revision))
+                return await self._nodes.gathered(Stored(stored.key, new, revision, stored.create_revision))
             except Conflict:
                 if attempts <= 0:
                     raise
-
-    async def _gathered(self, stored: Stored[Node]) -> ShownNode:
-        node = stored.value
-        lease = await self._records.store.get(keys.lease(node.node))
-        report = self._codec.decode_report(lease.value) if lease else None
-        allocation = await self._records.get(ALLOCATIONS, keys.allocation(node.node))
-        proof = await self._records.get(FENCES, keys.fence(node.node, node.report.boot_id))
-        held = allocation.value if allocation else NodeAllocation(node.node)
-        return ShownNode(stored, report, held, proof.value if proof else None)
-
-    async def _read(self, node_id: str) -> Stored[Node]:
-        stored = await self._records.get(NODES, keys.node(node_id))
-        if stored is None:
-            raise NotFound.named(f"nodes/{node_id}")
-        return stored
 
 
 def _part_of_request(request_id: str, instance_uid: str) -> str:

@@ -9,10 +9,11 @@ from typing import Protocol
 import structlog
 
 from leeward import keys, names
-from leeward.agent.types import MigrationProgress
 from leeward.clock import Clock
 from leeward.errors import FailedPrecondition, LeewardError, NotFound, Violation
+from leeward_controller.domain.node_operation import DrainProgress
 from leeward_controller.domain.operation import Operation, OperationType
+from leeward_controller.operations.context import Progress
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.records import OPERATIONS, Commit, Records, Stored
@@ -21,16 +22,19 @@ from leeward_controller.services.drain import Drain
 from leeward_controller.services.filters import Fields, parse_filter
 from leeward_controller.services.paging import Listing, PageRequest, list_page
 from leeward_controller.services.shown import Presenter, ShownOperation
+from leeward_controller.services.shown_nodes import NodeReader, ShownNode
 from leeward_controller.view import ClusterView
 
 log = structlog.get_logger()
 
 LONGEST_WAIT_S = 60.0
-_WITH_PROGRESS = frozenset({OperationType.LIVE_MIGRATE})
+_WITH_PROGRESS = frozenset({OperationType.LIVE_MIGRATE, OperationType.DRAIN_NODE, OperationType.BRING_BACK})
 
 _FIELDS: Fields[Operation] = {
     "done": lambda operation: "true" if operation.phase.ended else "false",
     "instance": lambda operation: operation.instance,
+    "node": lambda operation: f"nodes/{operation.node}" if operation.node else "",
+    "parent_operation": lambda operation: operation.parent,
     "instance_uid": lambda operation: operation.instance_uid,
     "type": lambda operation: operation.type,
     "phase": lambda operation: operation.phase,
@@ -41,17 +45,17 @@ _FIELDS: Fields[Operation] = {
 class Peers(Protocol):
     """The other replicas of the control plane."""
 
-    def progress(self, *, address: str, operation_id: str) -> AsyncIterator[MigrationProgress]:
-        """What the replica at `address` tells of a migration that it drives, until it ends. Raises Unavailable."""
+    def progress(self, *, address: str, operation_id: str) -> AsyncIterator[Progress]:
+        """What the replica at `address` tells of an operation that it drives, until it ends. Raises Unavailable."""
         ...
 
 
 class NoPeers:
     """A control plane of one replica: nobody to ask."""
 
-    async def progress(self, *, address: str, operation_id: str) -> AsyncGenerator[MigrationProgress, None]:
+    async def progress(self, *, address: str, operation_id: str) -> AsyncGenerator[Progress, None]:
         """Nothing."""
-        nothing: tuple[MigrationProgress, ...] = ()
+        nothing: tuple[Progress, ...] = ()
         for each in nothing:
             yield each
 
@@ -67,6 +71,7 @@ class OperationService:
         runner: OperationRunner,
         submitter: Submitter,
         presenter: Presenter,
+        nodes: NodeReader,
         peers: Peers,
         drain: Drain,
         clock: Clock,
@@ -76,6 +81,7 @@ class OperationService:
         self._runner = runner
         self._submitter = submitter
         self._presenter = presenter
+        self._nodes = nodes
         self._peers = peers
         self._drain = drain
         self._clock = clock
@@ -165,7 +171,7 @@ class OperationService:
     async def _progress_of(self, operation: Operation, news: "_News", *, forwarded: bool) -> AsyncIterator[None]:
         """Let `news` have the progress of an operation that is driven here or, when `forwarded`, elsewhere."""
 
-        def heard(operation_id: str, progress: MigrationProgress) -> None:
+        def heard(operation_id: str, progress: Progress) -> None:
             if operation_id == operation.id:
                 news.progressed(progress)
 
@@ -182,8 +188,8 @@ class OperationService:
     async def _merged(self, shown: ShownOperation, news: "_News") -> AsyncGenerator[ShownOperation, None]:
         async with aclosing(self._drain.until(news.items(), revision=lambda: shown.revision)) as items:
             async for item in items:
-                if isinstance(item, MigrationProgress):
-                    shown = replace(shown, progress=item)
+                if not isinstance(item, _Change):
+                    shown = replace(shown, progress=_newer(item, shown.progress))
                     yield shown
                     continue
                 if item.revision <= shown.revision:
@@ -192,7 +198,7 @@ class OperationService:
                     raise NotFound.named(shown.operation.name)
                 progress = shown.progress
                 shown = await self._presenter.show(item.stored.value, item.revision)
-                shown = replace(shown, progress=shown.progress or progress)
+                shown = replace(shown, progress=_newer(progress, shown.progress))
                 yield shown
                 if shown.operation.phase.ended:
                     return
@@ -217,7 +223,19 @@ class OperationService:
         instance = self._view.instances.get(keys.instance(operation.instance))
         if instance is not None and instance.value.uid != operation.instance_uid:
             instance = None
-        return ShownOperation(operation, stored.revision, instance, self._runner.progress.get(operation.id))
+        shown = ShownOperation(operation, stored.revision, instance, self._presenter.progress_of(operation))
+        return replace(shown, node=self._node_at_hand(operation))
+
+    def _node_at_hand(self, operation: Operation) -> ShownNode | None:
+        stored = self._view.nodes.get(keys.node(operation.node)) if operation.node else None
+        return self._nodes.at_hand(stored) if stored is not None and stored.value.uid == operation.node_uid else None
+
+
+def _newer(told: Progress | None, known: Progress | None) -> Progress | None:
+    """What the driving replica told, unless the record knows more by now; the two come on different ways."""
+    if isinstance(told, DrainProgress) and isinstance(known, DrainProgress) and told.is_behind(known):
+        return known
+    return told or known
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +251,10 @@ class _News:
 
     def __init__(self) -> None:
         self._changes: list[_Change] = []
-        self._progress: MigrationProgress | None = None
+        self._progress: Progress | None = None
         self._arrived = asyncio.Event()
 
-    def progressed(self, progress: MigrationProgress) -> None:
+    def progressed(self, progress: Progress) -> None:
         self._progress = progress
         self._arrived.set()
 
@@ -244,7 +262,7 @@ class _News:
         self._changes.append(_Change(revision, stored))
         self._arrived.set()
 
-    async def items(self) -> AsyncGenerator[_Change | MigrationProgress, None]:
+    async def items(self) -> AsyncGenerator[_Change | Progress, None]:
         """All news as it comes."""
         while True:
             await self._arrived.wait()

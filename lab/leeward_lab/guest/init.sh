@@ -9,6 +9,7 @@ export PATH=/bin
 SLOTS=248
 DATA=/dev/vda2
 BALLAST_MIB=@BALLAST_MIB@
+CHURN_MIB=@CHURN_MIB@
 
 say() { echo "leeward-guest: $*"; }
 
@@ -161,11 +162,14 @@ say "boot $boot line=$line uptime=$up memory_kib=$memory_kib cpus=$(nproc)"
 power_button
 later &
 ballast
+[ "$CHURN_MIB" -eq 0 ] || churn "$CHURN_MIB" &
 console_shell </dev/console &
 
 while :; do
     if [ -e /run/frozen ]; then
         touch /run/quiet
+        usleep 50000
+        continue
     else
         line=$((line + 1))
         uptime_s

@@ -10,6 +10,7 @@ from leeward_lab.guest.commands import LabError, run_tool
 from leeward_lab.guest.kernel import Kernel
 
 INIT_SCRIPT = Path(__file__).with_name("init.sh")
+CHURN_SCRIPT = Path(__file__).with_name("churn.sh")
 BUSYBOX = Path("/bin/busybox")
 
 # What the first tick needs: the disk, and the power button, so that a stop is heard from the start.
@@ -30,19 +31,20 @@ class _Entry:
     content: bytes = b""
 
 
-def build_initrd(kernel: Kernel, *, ballast_mib: int = 0) -> bytes:
+def build_initrd(kernel: Kernel, *, ballast_mib: int = 0, churn_mib: int = 0) -> bytes:
     """The compressed archive. `LabError` when busybox is missing, or a module or a tool is.
 
-    The guest fills `ballast_mib` of its memory with data before its first tick.
+    The guest fills `ballast_mib` of its memory with data before its first tick, and writes `churn_mib` over and over.
     """
     first = kernel.with_dependencies(FIRST_MODULES)
     later = [path for path in kernel.with_dependencies(LATER_MODULES) if path not in first]
-    script = INIT_SCRIPT.read_text().replace("@BALLAST_MIB@", str(ballast_mib))
+    script = INIT_SCRIPT.read_text().replace("@BALLAST_MIB@", str(ballast_mib)).replace("@CHURN_MIB@", str(churn_mib))
     for mark, modules in (("@FIRST@", first), ("@LATER@", later)):
         script = script.replace(mark, " ".join(path.stem for path in modules))
     entries = [_directory(name) for name in ("bin", "dev", "lib", "lib/modules", "mnt", "proc", "run", "sys")]
     entries.append(_Entry("init", stat.S_IFREG | 0o755, script.encode()))
     entries += _busybox()
+    entries.append(_Entry("bin/churn", stat.S_IFREG | 0o755, CHURN_SCRIPT.read_bytes()))
     for path in (*first, *later):
         entries.append(_Entry(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()))
     return gzip.compress(_newc(entries), compresslevel=9, mtime=0)

@@ -82,7 +82,9 @@ class RealCluster:
         for name in self.shape.host_names:
             self.lab.add_host(name, libvirt=libvirt, detachable_pool=name in self.shape.detachable_pool)
         await asyncio.to_thread(self._issue_certificates)
-        await DirectoryPool.create(self.lab.pool, RandomIds())
+        for root in (self.lab.pool, *(self.local_pool(name) for name in self.shape.host_names)):
+            root.mkdir(parents=True, exist_ok=True)
+            await DirectoryPool.create(root, RandomIds())
         await asyncio.gather(*(host.start() for host in self.lab.hosts.values()))
         await asyncio.gather(*(self.start_etcd(name) for name in self.shape.etcd_names))
         await self._set_up_rights()
@@ -106,6 +108,10 @@ class RealCluster:
     def certificate_directory(self, role: Role, name: str) -> Path:
         """Where that part's key, certificate and CA lie."""
         return self.pki / f"{role}-{name}"
+
+    def local_pool(self, name: str) -> Path:
+        """The directory of the pool that this host has alone."""
+        return self.lab.hosts[name].directory / "local-pool"
 
     @property
     def etcd_endpoints(self) -> tuple[str, ...]:
@@ -219,10 +225,11 @@ class RealCluster:
                 f"--tls-directory={self.certificate_directory(Role.AGENT, name)}",
                 *(f"--etcd-endpoints={endpoint}" for endpoint in self.etcd_endpoints),
                 f"--pools={self.lab.pool}",
+                f"--pools={self.local_pool(name)}",
                 f"--guard-socket={GUARD_SOCKET}",
                 f"--state-directory={host.directory / 'agent'}",
                 "--socket-directory=/run/leeward/migration",
-                f"--console-directory={self.lab.pool / 'console'}",
+                f"--console-directory={self.lab.directory / 'console'}",
             ],
             name="agent",
         )

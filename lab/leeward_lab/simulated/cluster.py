@@ -106,9 +106,10 @@ WrapStore = Callable[[Store, str], Store]
 class SimulatedCluster:
     """All of it, not yet started. With `files`, guests write their console and boot count below that directory.
 
-    `clocks` gives parts by name a clock of their own that runs a little fast or slow. `wrap_store(store, name)` may put
-    something between the store and the part of that name, beside the network. `agent_hooks(name)` surrounds what the
-    controller of that name asks of agents.
+    With `local_pools`, each host has a pool of its own beside the shared one. `clocks` gives parts by name a clock of
+    their own that runs a little fast or slow. `wrap_store(store, name)` may put something between the store and the
+    part of that name, beside the network. `agent_hooks(name)` surrounds what the controller of that name asks of
+    agents.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class SimulatedCluster:
         node_memory_mib: int = 16384,
         files: Path | None = None,
         store_delay_s: float = 0.001,
+        local_pools: bool = False,
         clocks: Mapping[str, Clock] | None = None,
         wrap_store: WrapStore | None = None,
         agent_hooks: Callable[[str], CallHook] = lambda _: no_hook,
@@ -143,6 +145,9 @@ class SimulatedCluster:
         self.network = Network()
         self.store = MemoryStore(clock)
         self.pool = MemoryPoolContents(POOL_ID)
+        self.pools = {POOL_ID: self.pool}
+        if local_pools:
+            self.pools |= {(own := local_pool_id(name)): MemoryPoolContents(own) for name in node_names(nodes)}
         self.world = SimulatedWorld(on_run_change=on_run_change, reaches=self.network.reaches)
         self.nodes = {name: SimulatedNode(self, name) for name in node_names(nodes)}
         self.controllers: dict[str, SimulatedController] = {}
@@ -152,6 +157,10 @@ class SimulatedCluster:
         controller = SimulatedController(self, name, address=address or f"{name}.simulated:7443")
         self.controllers[name] = controller
         return controller
+
+    def pools_of(self, node: str) -> list[MemoryPoolContents]:
+        """The pools of a host: the shared one first, then its own, where it has one."""
+        return [self.pools[pool_id] for pool_id in (POOL_ID, local_pool_id(node)) if pool_id in self.pools]
 
     def clock_of(self, name: str) -> Clock:
         """The clock that the part of that name goes by."""
@@ -202,6 +211,11 @@ def node_names(count: int) -> list[str]:
     if count <= 26:
         return [f"host-{chr(ord('a') + index)}" for index in range(count)]
     return [f"host-{index:03}" for index in range(1, count + 1)]
+
+
+def local_pool_id(node: str) -> str:
+    """The id of a host's own pool, in a cluster where hosts have one."""
+    return f"local-{node}"
 
 
 async def _first(*waits: Awaitable[None]) -> None:

@@ -17,12 +17,15 @@ from leeward.agent.types import (
     GuestSpec,
     GuestStatus,
     ImageFile,
+    Inventory,
     MigrationDestination,
     MigrationLimits,
     MigrationProgress,
     NodeReport,
+    PoolSource,
     RebootMode,
     SlotObservation,
+    SnapshotFile,
 )
 from leeward.errors import AgentIndefinite, AgentUnavailable
 
@@ -124,14 +127,53 @@ class LinkedAgent:
     async def delete_image(self, *, pool_id: str, digest: str) -> None:
         await self._call("delete_image", lambda agent: agent.delete_image(pool_id=pool_id, digest=digest))
 
+    async def fetch_image(
+        self, *, pool_id: str, digest: str, format: DiskFormat, size_bytes: int, source: PoolSource
+    ) -> ImageFile:
+        return await self._call(
+            "fetch_image",
+            lambda agent: agent.fetch_image(
+                pool_id=pool_id, digest=digest, format=format, size_bytes=size_bytes, source=source
+            ),
+        )
+
     async def create_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
         await self._call("create_disk", lambda agent: agent.create_disk(caller, spec=spec))
+
+    async def drop_rescue_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("drop_rescue_disk", lambda agent: agent.drop_rescue_disk(caller, spec=spec))
+
+    async def replace_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("replace_disk", lambda agent: agent.replace_disk(caller, spec=spec))
+
+    async def resize_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("resize_disk", lambda agent: agent.resize_disk(caller, spec=spec))
+
+    async def confirm_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("confirm_disk", lambda agent: agent.confirm_disk(caller, spec=spec))
+
+    async def revert_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("revert_disk", lambda agent: agent.revert_disk(caller, spec=spec))
+
+    async def pull_disk(self, caller: Caller, *, spec: GuestSpec, source: PoolSource) -> None:
+        await self._call("pull_disk", lambda agent: agent.pull_disk(caller, spec=spec, source=source))
+
+    def read_disk(self, *, pool_id: str, uid: str, file: str, offset: int) -> AsyncGenerator[bytes, None]:
+        return self._stream(
+            "read_disk", lambda agent: agent.read_disk(pool_id=pool_id, uid=uid, file=file, offset=offset)
+        )
+
+    async def snapshot_disk(self, caller: Caller, *, spec: GuestSpec) -> SnapshotFile:
+        return await self._call("snapshot_disk", lambda agent: agent.snapshot_disk(caller, spec=spec))
+
+    async def take_inventory(self) -> Inventory:
+        return await self._call("take_inventory", lambda agent: agent.take_inventory())
 
     async def claim_run_epoch(self, caller: Caller, *, spec: GuestSpec) -> None:
         await self._call("claim_run_epoch", lambda agent: agent.claim_run_epoch(caller, spec=spec))
 
-    async def start_guest(self, caller: Caller, *, spec: GuestSpec) -> GuestStatus:
-        return await self._call("start_guest", lambda agent: agent.start_guest(caller, spec=spec))
+    async def start_guest(self, caller: Caller, *, spec: GuestSpec, paused: bool = False) -> GuestStatus:
+        return await self._call("start_guest", lambda agent: agent.start_guest(caller, spec=spec, paused=paused))
 
     async def stop_guest(self, caller: Caller, *, uid: str, grace_period_s: float) -> GuestStatus:
         return await self._call(
@@ -142,6 +184,21 @@ class LinkedAgent:
         return await self._call(
             "reboot_guest", lambda agent: agent.reboot_guest(caller, uid=uid, mode=mode, timeout_s=timeout_s)
         )
+
+    async def pause_guest(self, caller: Caller, *, uid: str) -> GuestStatus:
+        return await self._call("pause_guest", lambda agent: agent.pause_guest(caller, uid=uid))
+
+    async def suspend_guest(self, caller: Caller, *, spec: GuestSpec) -> GuestStatus:
+        return await self._call("suspend_guest", lambda agent: agent.suspend_guest(caller, spec=spec))
+
+    async def wake_guest(self, caller: Caller, *, spec: GuestSpec) -> GuestStatus:
+        return await self._call("wake_guest", lambda agent: agent.wake_guest(caller, spec=spec))
+
+    async def discard_memory(self, caller: Caller, *, spec: GuestSpec) -> None:
+        await self._call("discard_memory", lambda agent: agent.discard_memory(caller, spec=spec))
+
+    async def inject_nmi(self, caller: Caller, *, uid: str) -> None:
+        await self._call("inject_nmi", lambda agent: agent.inject_nmi(caller, uid=uid))
 
     async def resume_guest(self, caller: Caller, *, uid: str) -> GuestStatus:
         return await self._call("resume_guest", lambda agent: agent.resume_guest(caller, uid=uid))
@@ -162,6 +219,13 @@ class LinkedAgent:
 
     async def cancel_migration(self, caller: Caller, *, uid: str) -> None:
         await self._call("cancel_migration", lambda agent: agent.cancel_migration(caller, uid=uid))
+
+    def attach_console(
+        self, *, uid: str, input: AsyncIterator[bytes], take_over: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        return self._stream(
+            "attach_console", lambda agent: agent.attach_console(uid=uid, input=input, take_over=take_over)
+        )
 
     async def read_console(self, *, uid: str, offset: int, limit_bytes: int) -> ConsoleChunk:
         return await self._call(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leeward import keys
 from leeward.agent.convert import decode_node_report, encode_node_report
-from leeward.agent.types import GuestSpec, GuestState, MigrationDestination, StopCause
+from leeward.agent.types import GuestSpec, GuestState, MigrationDestination, PoolSource, StopCause
 from leeward.errors import AgentUnavailable
 from leeward_agent.claims import MemoryClaims
 from leeward_agent.core import Agent, NodeIdentity
@@ -17,7 +17,7 @@ from leeward_agent.heartbeat.service import HeartbeatService
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.ports import MigrationRoute, MigrationTransport
 from leeward_agent.reconcile import Leftover
-from leeward_agent.storage.memory import MemoryPool
+from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents
 from leeward_lab.simulated.tasks import Life
 
 if TYPE_CHECKING:
@@ -83,13 +83,12 @@ class SimulatedNode:
         """Start the agent on the running host."""
         cluster = self._cluster
         self._agent_life = Life()
-        kind = MemoryPool if cluster.files is None else _FilesPool
-        pool = kind(cluster.pool, self._clock, node=self.name, root=cluster.files)
+        pools = [self._pool(contents) for contents in cluster.pools_of(self.name)]
         hypervisor = SimulatedHypervisor(self.host)
         assert self._guard is not None
         heartbeats = HeartbeatService(
             store=cluster.linked_store(self.name),
-            pools=[pool],
+            pools=pools,
             guard=self._guard,
             clock=self._clock,
             node=self.name,
@@ -110,19 +109,35 @@ class SimulatedNode:
                 address=self.address,
                 lease_ttl_s=cluster.lease_ttl_s,
                 guard_delay_s=0.0,
-                console_directory=cluster.files or _NOWHERE,
+                console_directory=self._console_directory(),
+                console_socket_directory=_NOWHERE,
             ),
             hypervisor=hypervisor,
-            pools=[pool],
+            pools=pools,
             claims=self._claims,
             vitals=heartbeats,
             routes=self,
+            peers=self,
             clock=self._clock,
         )
         self.agent, self.heartbeats = agent, heartbeats
         self._agent_life.spawn(heartbeats.run())
         self._agent_life.spawn(agent.run_events())
         self._agent_life.spawn(agent.reconciler(self.quarantine, interval_s=5.0).run())
+
+    def _pool(self, contents: MemoryPoolContents) -> MemoryPool:
+        files, is_shared = self._cluster.files, contents is self._cluster.pool
+        kind = MemoryPool if files is None else _FilesPool
+        root = files.with_name(f"{files.name}-{contents.pool_id}") if files is not None and not is_shared else files
+        return kind(contents, self._clock, node=self.name, root=root, is_network=is_shared)
+
+    def _console_directory(self) -> Path:
+        """Each host keeps what its own guests print."""
+        if self._cluster.files is None:
+            return _NOWHERE
+        directory = self._cluster.files / "consoles" / self.name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     async def kill_agent(self) -> None:
         """SIGKILL the agent; its guests and the guard go on."""
@@ -146,14 +161,24 @@ class SimulatedNode:
         peer = self._cluster.nodes[destination.node]
         if peer.agent is None or not self._cluster.network.reaches(self.name, destination.node):
             raise AgentUnavailable(f"nodes/{destination.node} cannot be reached from nodes/{self.name}")
-        yield MigrationRoute(peer=peer.agent, transport=MigrationTransport(_NOWHERE, _NOWHERE, _NOWHERE))
+        yield MigrationRoute(
+            peer=peer.agent, transport=MigrationTransport(_NOWHERE, _NOWHERE, _NOWHERE, _NOWHERE, _NOWHERE)
+        )
+
+    @asynccontextmanager
+    async def connect(self, source: PoolSource) -> AsyncIterator[Agent]:
+        """Another host's agent, for copying from its pools."""
+        peer = self._cluster.nodes[source.node]
+        if peer.agent is None or not self._cluster.network.reaches(self.name, source.node):
+            raise AgentUnavailable(f"nodes/{source.node} cannot be reached from nodes/{self.name}")
+        yield peer.agent
 
     async def _running(self) -> tuple[str, ...]:
         return tuple(uid for uid, guest in sorted(self.host.guests.items()) if guest.state is GuestState.RUNNING)
 
-    def _kill_guests(self, _roots: tuple[Path, ...]) -> None:
+    def _kill_guests(self, roots: tuple[Path, ...]) -> None:
         for guest in list(self.host.guests.values()):
-            if guest.active:
+            if guest.active and any(guest.disks.root.is_relative_to(root) for root in roots):
                 self.killed_by_guard.append((self._cluster.clock.monotonic_s(), guest.spec.uid))
                 self.host.stop(guest, StopCause.CRASHED)
 

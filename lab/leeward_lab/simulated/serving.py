@@ -43,7 +43,9 @@ def services_of(cluster: SimulatedCluster, core: ControllerCore, peers: Peers) -
         submitter=core.submitter,
         agents=cluster.linked_agents(),
         peers=peers,
+        fence=core.fence,
         policy=core.policy.placement,
+        deleted_retention_s=core.policy.deleted_retention_s,
         clock=cluster.clock,
         ids=cluster.ids,
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tests.support.public import Face, PublicLab, add_flavor
 
+from leeward_controller.core import Policy
+
 
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[PublicLab]:
@@ -24,3 +26,13 @@ async def stocked(face: Face) -> Face:
     await add_flavor(face)
     await face.upload()
     return face
+
+
+@pytest.fixture
+async def retaining(tmp_path: Path) -> AsyncIterator[Face]:
+    """As `stocked`, of a cluster that keeps what is deleted for an hour."""
+    async with PublicLab(files=tmp_path, policy=Policy(deleted_retention_s=3600.0)) as lab:
+        face = await lab.add_controller()
+        await add_flavor(face)
+        await face.upload()
+        yield face

@@ -75,7 +75,8 @@ async def test_an_operation_is_watched_to_its_end_through_either_controller(lab:
         assert last.operation.done
         assert last.metadata.phase == operation_pb2.OPERATION_PHASE_SUCCEEDED
         assert last.metadata.percent == 100
-        assert [step.step for step in last.metadata.steps] == ["place", "migrate", "settle"]
+        steps = [step.step for step in last.metadata.steps]
+        assert steps == ["place", "prepare_disks", "migrate", "settle", "delete_old_disks"]
         instance = instance_pb2.Instance()
         assert last.operation.response.Unpack(instance)
         assert instance.node == last.metadata.target_node
@@ -104,7 +105,8 @@ async def test_waiting_ends_with_the_operation_or_the_time(stocked: Face) -> Non
 
 async def test_a_console_log_is_read_in_parts(stocked: Face, tmp_path: Path) -> None:
     made = await launched(stocked)
-    (tmp_path / f"{made.uid}.log").write_bytes(b"hello\nworld\n")
+    host = made.node.removeprefix("nodes/")
+    (tmp_path / "consoles" / host / f"{made.uid}.log").write_bytes(b"hello\nworld\n")
     part = await stocked.instances.GetConsoleLog(pb.GetConsoleLogRequest(name=VM, offset=6, limit_bytes=5))
     assert (part.data, part.next_offset) == (b"world", 11)
     assert part.end_offset >= 12

@@ -1,11 +1,12 @@
 """What is asked wrongly is refused precisely, and what is asked twice happens once."""
 
+from base64 import b64encode
 from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.contract.public_api.calls import VM, launch, launched, refused
+from tests.contract.public_api.calls import DEBIAN, VM, launch, launched, refused
 from tests.support.public import Face, add_flavor
 
 from leeward.errors import (
@@ -19,10 +20,13 @@ from leeward.errors import (
     WrongState,
 )
 from leeward.v1 import flavor_service_pb2 as flavor_pb
+from leeward.v1 import image_pb2, instance_pb2
 from leeward.v1 import image_service_pb2 as image_pb
-from leeward.v1 import instance_pb2
 from leeward.v1 import instance_service_pb2 as pb
 from leeward.v1 import node_service_pb2 as node_pb
+
+ED25519 = "ssh-ed25519 " + b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
+GROUP_ELSEWHERE = "projects/other/groups/g"
 
 BAD: list[tuple[str, str, Any, set[str]]] = [
     (
@@ -37,7 +41,13 @@ BAD: list[tuple[str, str, Any, set[str]]] = [
             request_id="no spaces",
             labels={"": "x", "k" * 64: "v" * 257},
             network_interfaces=[instance_pb2.NetworkInterface(bridge="no/slash")],
-            cloud_init=instance_pb2.CloudInit(user_data=b"#!"),
+            cloud_init=instance_pb2.CloudInit(
+                user_data=b"#" * 65_537, ssh_authorized_keys=["ssh-dss AAAA", f"ssh-rsa {ED25519.split()[1]}", ED25519]
+            ),
+            data_disks_gib=[1, 0, 65_537],
+            placement=instance_pb2.PlacementRules(required_labels={"zone": "z" * 257}, preferred_labels={"": "x"}),
+            cpu_model="no model",
+            group="groups/g",
         ),
         {
             "parent",
@@ -49,9 +59,24 @@ BAD: list[tuple[str, str, Any, set[str]]] = [
             "instance.labels[]",
             f"instance.labels[{'k' * 64}]",
             "instance.network_interfaces[0].bridge",
-            "instance.cloud_init",
+            "instance.cloud_init.user_data",
+            "instance.cloud_init.ssh_authorized_keys[0]",
+            "instance.cloud_init.ssh_authorized_keys[1]",
+            "instance.data_disks_gib[1]",
+            "instance.data_disks_gib[2]",
+            "instance.placement.required_labels[zone]",
+            "instance.placement.preferred_labels[]",
+            "instance.cpu_model",
+            "instance.group",
         },
     ),
+    (
+        "instances",
+        "CreateInstance",
+        launch(data_disks_gib=[1] * 9, network_interfaces=[instance_pb2.NetworkInterface()] * 9, group=GROUP_ELSEWHERE),
+        {"instance.data_disks_gib", "instance.network_interfaces", "instance.group"},
+    ),
+    ("instances", "CreateInstance", launch(storage=9), {"instance.storage"}),
     ("instances", "GetInstance", pb.GetInstanceRequest(name="vm"), {"name"}),
     (
         "instances",
@@ -88,12 +113,36 @@ BAD: list[tuple[str, str, Any, set[str]]] = [
         ),
         {"node", "max_bandwidth_mib_per_second", "max_downtime", "timeout"},
     ),
+    ("instances", "LiveMigrateInstance", pb.LiveMigrateInstanceRequest(name=VM, escalation=9), {"escalation"}),  # type: ignore[arg-type]
     (
         "instances",
-        "EvacuateInstance",
-        pb.EvacuateInstanceRequest(name=VM, allow_rebuild=True),
-        {"allow_rebuild"},
+        "MigrateInstance",
+        pb.MigrateInstanceRequest(name="x", node="b", grace_period=Duration(seconds=-1), request_id="a b"),
+        {"name", "node", "grace_period", "request_id"},
     ),
+    ("instances", "EvacuateInstance", pb.EvacuateInstanceRequest(name=VM, node="b", allow_rebuild=True), {"node"}),
+    (
+        "instances",
+        "ResizeInstance",
+        pb.ResizeInstanceRequest(name=VM, node="b", auto_confirm_after=Duration(nanos=1)),
+        {"flavor", "node", "auto_confirm_after"},
+    ),
+    (
+        "instances",
+        "SnapshotInstance",
+        pb.SnapshotInstanceRequest(name=VM, properties={"firmware": "coreboot", "machine": "arm", "": "x"}),
+        {"image_id", "properties[firmware]", "properties[machine]", "properties[]"},
+    ),
+    (
+        "instances",
+        "ShelveInstance",
+        pb.ShelveInstanceRequest(name="x", offload_delay=Duration(seconds=-1)),
+        {"name", "offload_delay"},
+    ),
+    ("instances", "UnshelveInstance", pb.UnshelveInstanceRequest(name=VM, node="b"), {"node"}),
+    ("instances", "RescueInstance", pb.RescueInstanceRequest(name="x", image="debian"), {"name", "image"}),
+    ("instances", "RebuildInstance", pb.RebuildInstanceRequest(name=VM, image="images/debian"), {"image"}),
+    ("instances", "PauseInstance", pb.PauseInstanceRequest(name="x", request_id="ü"), {"name", "request_id"}),
     ("instances", "GetConsoleLog", pb.GetConsoleLogRequest(name=VM, limit_bytes=2_000_000), {"limit_bytes"}),
     (
         "instances",
@@ -106,6 +155,12 @@ BAD: list[tuple[str, str, Any, set[str]]] = [
         "CreateFlavor",
         flavor_pb.CreateFlavorRequest(flavor_id="-", request_id="ü"),
         {"flavor_id", "flavor.vcpus", "flavor.memory_mib", "flavor.disk_gib", "request_id"},
+    ),
+    (
+        "images",
+        "UpdateImage",
+        image_pb.UpdateImageRequest(image=image_pb2.Image(name=DEBIAN, properties={"machine": "q36", "firmware": ""})),
+        {"image.properties[machine]", "image.properties[firmware]"},
     ),
     ("images", "GetImage", image_pb.GetImageRequest(name="projects/p/images/Debian"), {"name"}),
     ("nodes", "GetNode", node_pb.GetNodeRequest(name="host-a"), {"name"}),

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import libvirt
 
-from leeward.agent.types import MigrationLimits
 from leeward.errors import HypervisorError
 from leeward_agent.hypervisors.libvirt.connection import VirConnect, VirDomain
 from leeward_agent.hypervisors.libvirt.domain_xml import (
@@ -14,31 +13,19 @@ from leeward_agent.hypervisors.libvirt.domain_xml import (
     GuestMetadata,
     metadata_for_libvirt,
     parse_metadata,
-    with_metadata,
 )
 from leeward_agent.hypervisors.libvirt.status import find
 
-_UNDEFINE = (
+# The firmware's variables lie beside the guest's disk, and stay with it.
+UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-)
-
-# UNSAFE: libvirt accepts only network file systems as shared; that ours is, the pool's marker file has shown, and
-# cache='none' keeps its content out of the page cache. PEER2PEER: libvirtd carries it through if this agent ends.
-_MIGRATE = (
-    libvirt.VIR_MIGRATE_LIVE
-    | libvirt.VIR_MIGRATE_PEER2PEER
-    | libvirt.VIR_MIGRATE_PERSIST_DEST
-    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-    | libvirt.VIR_MIGRATE_UNSAFE
-    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-    | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
 )
 
 
-def start(connection: VirConnect, *, uid: str, xml: str) -> None:
+def start(connection: VirConnect, *, uid: str, xml: str, paused: bool) -> None:
     """Define the domain anew and start it, unless it is active. After a failure nothing stays defined."""
     domain = find(connection, uid)
     if domain is not None and domain.isActive():
@@ -46,12 +33,13 @@ def start(connection: VirConnect, *, uid: str, xml: str) -> None:
     domain = connection.defineXML(xml)
     try:
         # A saved state left by somebody's hand belongs to an older epoch of the disk.
-        domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
+        flags = libvirt.VIR_DOMAIN_START_FORCE_BOOT | (libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        domain.createWithFlags(flags)
     except libvirt.libvirtError as failure:
         if domain.isActive():
             return
         try:
-            domain.undefineFlags(_UNDEFINE)
+            domain.undefineFlags(UNDEFINE)
         except libvirt.libvirtError as error:
             raise HypervisorError(f"start guest {uid}: {failure}; its definition stays behind: {error}") from failure
         raise
@@ -81,6 +69,21 @@ def reset(connection: VirConnect, uid: str) -> None:
     _known(connection, uid).reset()
 
 
+def pause(connection: VirConnect, uid: str) -> None:
+    """Halt the guest's processors; nothing when they are."""
+    domain = _known(connection, uid)
+    try:
+        domain.suspend()
+    except libvirt.libvirtError:
+        if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+            raise
+
+
+def inject_nmi(connection: VirConnect, uid: str) -> None:
+    """Send the guest a non-maskable interrupt."""
+    _known(connection, uid).injectNMI(0)
+
+
 def resume(connection: VirConnect, uid: str) -> None:
     """Let a paused guest execute; nothing when it does already."""
     domain = _known(connection, uid)
@@ -89,6 +92,9 @@ def resume(connection: VirConnect, uid: str) -> None:
     except libvirt.libvirtError:
         if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
             raise
+    metadata = _metadata(domain)
+    if metadata.woken:
+        _set_metadata(domain, replace(metadata, woken=False), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def undefine(connection: VirConnect, uid: str) -> None:
@@ -99,29 +105,7 @@ def undefine(connection: VirConnect, uid: str) -> None:
     if domain.isActive():
         # libvirt would keep it running as a domain that vanishes when it stops.
         raise HypervisorError(f"guest {uid} runs, so it cannot be undefined")
-    domain.undefineFlags(_UNDEFINE)
-
-
-def migrate(
-    connection: VirConnect, *, metadata: GuestMetadata, libvirt_uri: str, memory_uri: str, limits: MigrationLimits
-) -> None:
-    """Migrate the guest to the libvirt at `libvirt_uri`; returns when it runs there and is forgotten here.
-
-    The same `memory_uri` is given to both QEMUs: the destination's listens there, the source's connects.
-    """
-    domain = _known(connection, metadata.uid)
-    live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
-    persistent = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_INACTIVE)
-    parameters: dict[str, object] = {
-        libvirt.VIR_MIGRATE_PARAM_URI: memory_uri,
-        libvirt.VIR_MIGRATE_PARAM_DEST_XML: with_metadata(live, metadata),
-        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: with_metadata(persistent, metadata),
-    }
-    if limits.bandwidth_mib_s > 0:
-        parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = limits.bandwidth_mib_s
-    if limits.max_downtime_ms > 0:
-        domain.migrateSetMaxDowntime(limits.max_downtime_ms)
-    domain.migrateToURI3(libvirt_uri, parameters, _MIGRATE)
+    domain.undefineFlags(UNDEFINE)
 
 
 def set_run_epoch(connection: VirConnect, uid: str, epoch: int) -> None:
@@ -129,14 +113,22 @@ def set_run_epoch(connection: VirConnect, uid: str, epoch: int) -> None:
     domain = find(connection, uid)
     if domain is None:
         return
-    metadata = parse_metadata(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_NAMESPACE))
+    metadata = _metadata(domain)
     if metadata.run_epoch == epoch:
         return
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
     flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+    _set_metadata(domain, replace(metadata, run_epoch=epoch), flags)
+
+
+def _metadata(domain: VirDomain) -> GuestMetadata:
+    return parse_metadata(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_NAMESPACE))
+
+
+def _set_metadata(domain: VirDomain, metadata: GuestMetadata, flags: int) -> None:
     domain.setMetadata(
         libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-        metadata_for_libvirt(replace(metadata, run_epoch=epoch)),
+        metadata_for_libvirt(metadata),
         METADATA_PREFIX,
         METADATA_NAMESPACE,
         flags,

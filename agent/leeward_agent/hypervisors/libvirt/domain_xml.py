@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from leeward.agent.types import GuestSpec, Nic
+from leeward.agent.types import Firmware, GuestSpec
 from leeward.errors import HypervisorError
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
+from leeward_agent.hypervisors.libvirt.devices_xml import add_devices, place_devices
 
 METADATA_NAMESPACE = "https://leeward.dev/xmlns/guest/1"
 METADATA_PREFIX = "leeward"
@@ -18,11 +20,10 @@ METADATA_TAG_NAME = "guest"
 _METADATA_TAG = f"{{{METADATA_NAMESPACE}}}{METADATA_TAG_NAME}"
 _DOMAIN_UUIDS = uuid.uuid5(uuid.NAMESPACE_URL, METADATA_NAMESPACE)
 _NAME_PREFIX = "leeward-"
-_ENTROPY_SOURCE = "/dev/urandom"
 
 # The x86-64-v2 baseline, which current distributions need and QEMU emulates in full. Measured under TCG, a guest boots
 # as fast as with qemu64, and a second slower with `max`.
-_EMULATED_CPU_MODEL = "Nehalem"
+EMULATED_CPU_MODEL = "Nehalem"
 
 ET.register_namespace(METADATA_PREFIX, METADATA_NAMESPACE)
 
@@ -36,11 +37,16 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuestMetadata:
-    """What Leeward keeps in a domain: whose it is, and the run epoch it was started with."""
+    """What Leeward keeps in a domain: whose it is, and the run epoch it was started with.
+
+    `woken` marks one that was restored from its memory and has not executed since: libvirt shows it as it shows the
+    destination of a migration.
+    """
 
     uid: str
     name: str
     run_epoch: int
+    woken: bool = False
 
 
 def domain_name(uid: str) -> str:
@@ -58,8 +64,17 @@ def domain_uuid(uid: str) -> uuid.UUID:
     return uuid.uuid5(_DOMAIN_UUIDS, uid)
 
 
-def domain_xml(spec: GuestSpec, *, disk: Path, console_log: Path, accelerator: Accelerator) -> str:
-    """The domain of `spec` with its qcow2 root disk and a serial console that is appended to `console_log`."""
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What this host runs guests with. `uefi_code` is its OVMF image, where it has one."""
+
+    accelerator: Accelerator
+    uefi_code: Path | None = None
+
+
+def domain_xml(spec: GuestSpec, *, disks: GuestDisks, console: ConsoleFiles, platform: Platform) -> str:
+    """The domain of `spec` with its disks and serial console. Raises HypervisorError when it needs UEFI in vain."""
+    accelerator = platform.accelerator
     domain = ET.Element("domain", type=accelerator.value)
     _text(domain, "name", domain_name(spec.uid))
     _text(domain, "uuid", str(domain_uuid(spec.uid)))
@@ -67,19 +82,16 @@ def domain_xml(spec: GuestSpec, *, disk: Path, console_log: Path, accelerator: A
     ET.SubElement(domain, "metadata").append(_metadata_element(metadata_of(spec)))
     _text(domain, "memory", str(spec.memory_mib), unit="MiB")
     _text(domain, "vcpu", str(spec.vcpus), placement="static")
-    os_element = ET.SubElement(domain, "os")
-    # Under TCG with SeaBIOS a q35 machine boots about a second faster than pc.
-    _text(os_element, "type", "hvm", arch="x86_64", machine="q35")
-    ET.SubElement(os_element, "boot", dev="hd")
+    _add_boot(domain, spec, disks=disks, platform=platform)
     features = ET.SubElement(domain, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
-    _add_cpu(domain, accelerator)
+    _add_cpu(domain, spec.cpu_model, accelerator)
     ET.SubElement(domain, "clock", offset="utc")
     _text(domain, "on_poweroff", "destroy")
     _text(domain, "on_reboot", "restart")
     _text(domain, "on_crash", "destroy")
-    _add_devices(domain, spec, disk=disk, console_log=console_log)
+    add_devices(ET.SubElement(domain, "devices"), spec, disks=disks, console=console)
     ET.SubElement(domain, "seclabel", type="none")
     return ET.tostring(domain, encoding="unicode")
 
@@ -97,7 +109,10 @@ def parse_metadata(element_xml: str) -> GuestMetadata:
         if element.tag not in (_METADATA_TAG, "guest"):
             raise HypervisorError(f"domain metadata is <{element.tag}>, not a Leeward guest")
         return GuestMetadata(
-            uid=element.attrib["uid"], name=element.attrib["name"], run_epoch=int(element.attrib["run_epoch"])
+            uid=element.attrib["uid"],
+            name=element.attrib["name"],
+            run_epoch=int(element.attrib["run_epoch"]),
+            woken="woken" in element.attrib,
         )
     except (ET.ParseError, KeyError, ValueError) as error:
         raise HypervisorError(f"domain metadata cannot be read: {error!r} in {element_xml[:200]!r}") from error
@@ -118,6 +133,21 @@ def with_metadata(xml: str, metadata: GuestMetadata) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
+def with_files(xml: str, *, disks: GuestDisks, console: ConsoleFiles) -> str:
+    """The same domain with its files where they are on this host. Raises HypervisorError when it has other disks."""
+    try:
+        domain = ET.fromstring(xml)
+    except ET.ParseError as error:
+        raise HypervisorError(f"domain XML cannot be read: {error}") from error
+    devices, variables = domain.find("devices"), domain.find("os/nvram")
+    if devices is None or (variables is not None) != (disks.firmware_vars is not None):
+        raise HypervisorError("domain XML is of another guest: it has other disks, or another firmware")
+    if variables is not None:
+        variables.text = str(disks.firmware_vars)
+    place_devices(devices, disks=disks, console=console)
+    return ET.tostring(domain, encoding="unicode")
+
+
 def metadata_for_libvirt(metadata: GuestMetadata) -> str:
     """The element as `virDomainSetMetadata` wants it: without its namespace, which is given beside it."""
     element = _metadata_element(metadata)
@@ -126,60 +156,34 @@ def metadata_for_libvirt(metadata: GuestMetadata) -> str:
 
 
 def _metadata_element(metadata: GuestMetadata) -> ET.Element:
-    return ET.Element(_METADATA_TAG, uid=metadata.uid, name=metadata.name, run_epoch=str(metadata.run_epoch))
+    element = ET.Element(_METADATA_TAG, uid=metadata.uid, name=metadata.name, run_epoch=str(metadata.run_epoch))
+    if metadata.woken:
+        element.set("woken", "yes")
+    return element
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
     ET.SubElement(parent, tag, attributes).text = text
 
 
-def _add_cpu(domain: ET.Element, accelerator: Accelerator) -> None:
-    if accelerator is Accelerator.KVM:
+def _add_boot(domain: ET.Element, spec: GuestSpec, *, disks: GuestDisks, platform: Platform) -> None:
+    os_element = ET.SubElement(domain, "os")
+    # Under TCG with SeaBIOS a q35 machine boots about a second faster than pc.
+    _text(os_element, "type", "hvm", arch="x86_64", machine=spec.machine.value)
+    if spec.firmware is Firmware.UEFI:
+        if platform.uefi_code is None or disks.firmware_vars is None:
+            raise HypervisorError(f"guest {spec.uid} boots by UEFI, and this host has no OVMF")
+        _text(os_element, "loader", str(platform.uefi_code), readonly="yes", type="pflash")
+        _text(os_element, "nvram", str(disks.firmware_vars))
+    # The first disk: the rescue image, where there is one.
+    ET.SubElement(os_element, "boot", dev="hd")
+
+
+def _add_cpu(domain: ET.Element, model: str, accelerator: Accelerator) -> None:
+    if accelerator is Accelerator.KVM and not model:
         ET.SubElement(domain, "cpu", mode="host-model", check="partial")
         return
-    cpu = ET.SubElement(domain, "cpu", mode="custom", match="exact", check="none")
-    _text(cpu, "model", _EMULATED_CPU_MODEL, fallback="forbid")
-
-
-def _add_devices(domain: ET.Element, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
-    devices = ET.SubElement(domain, "devices")
-    _add_disk(devices, disk)
-    ET.SubElement(devices, "controller", type="usb", model="none")
-    for nic in spec.nics:
-        _add_nic(devices, nic)
-    serial = ET.SubElement(devices, "serial", type="file")
-    # Appending keeps the log over a restart of the guest; a reader's offset stays valid.
-    ET.SubElement(serial, "source", path=str(console_log), append="on")
-    ET.SubElement(serial, "target", port="0")
-    ET.SubElement(devices, "memballoon", model="virtio")
-    rng = ET.SubElement(devices, "rng", model="virtio")
-    _text(rng, "backend", _ENTROPY_SOURCE, model="random")
-
-
-def _add_disk(devices: ET.Element, path: Path) -> None:
-    disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    ET.SubElement(
-        disk,
-        "driver",
-        name="qemu",
-        type="qcow2",
-        # Nothing of the guest's disk may stay in this host's page cache: another host reads it after a migration.
-        cache="none",
-        io="threads",
-        discard="unmap",
-        # Storage trouble pauses the guest, which is resumed when the storage is back, instead of failing inside it.
-        error_policy="stop",
-        rerror_policy="stop",
-    )
-    ET.SubElement(disk, "source", file=str(path))
-    ET.SubElement(disk, "target", dev="vda", bus="virtio")
-
-
-def _add_nic(devices: ET.Element, nic: Nic) -> None:
-    interface = ET.SubElement(devices, "interface", type="bridge" if nic.bridge else "user")
-    ET.SubElement(interface, "mac", address=nic.mac)
-    if nic.bridge:
-        ET.SubElement(interface, "source", bridge=nic.bridge)
-    ET.SubElement(interface, "model", type="virtio")
-    # Guests boot from their disk; without the network boot ROM the firmware is done sooner.
-    ET.SubElement(interface, "rom", enabled="no")
+    # What QEMU emulates is not limited by the host's processor, so there is nothing to compare with.
+    check = "partial" if accelerator is Accelerator.KVM else "none"
+    cpu = ET.SubElement(domain, "cpu", mode="custom", match="exact", check=check)
+    _text(cpu, "model", model or EMULATED_CPU_MODEL, fallback="forbid")

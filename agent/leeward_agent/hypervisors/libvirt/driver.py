@@ -1,16 +1,16 @@
 """The `Hypervisor` port over libvirt."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 import libvirt
 import structlog
 
 from leeward.agent.types import (
+    CpuReport,
     GuestSpec,
     GuestState,
     GuestStatus,
@@ -20,21 +20,22 @@ from leeward.agent.types import (
 )
 from leeward.clock import Clock
 from leeward.errors import HypervisorError
-from leeward_agent.hypervisors.libvirt import actions
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
+from leeward_agent.hypervisors.libvirt import actions, serial
 from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect
-from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator, domain_xml, metadata_of
+from leeward_agent.hypervisors.libvirt.cpu import read_cpu
+from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator, Platform, domain_xml
 from leeward_agent.hypervisors.libvirt.events import EventHub, Subscription
-from leeward_agent.hypervisors.libvirt.migration import OUTCOME_TIMEOUT_S, MigrationCalls, MigrationRun, Stats
+from leeward_agent.hypervisors.libvirt.guest_jobs import GuestJobs
+from leeward_agent.hypervisors.libvirt.migrations import LibvirtMigrations
 from leeward_agent.hypervisors.libvirt.status import (
     Observed,
     absent,
-    find,
     is_migrating,
-    job_stats,
     observe,
     observe_all,
 )
-from leeward_agent.ports import HostCapacity, MigrationTransport
+from leeward_agent.ports import FolderMove, HostCapacity, Transport
 
 DEFAULT_URI = "qemu:///system"
 
@@ -47,7 +48,6 @@ KILL_DEADLINE_S = 45.0
 # A guest whose QEMU hangs must not hold up everyone who asks for its state.
 JOB_QUERY_PATIENCE_S = 2.0
 EVENT_RETRY_S = 0.5
-JOB_EVENT_TIMEOUT_S = 1.0
 # No event tells that a migration has ended on its destination.
 MIGRATING_LOOK_AGAIN_S = 0.5
 
@@ -62,20 +62,26 @@ class LibvirtHypervisor:
     disturbs no guest. Every call ends within a bound; after a HypervisorError it may have happened or not.
     """
 
-    def __init__(self, *, clock: Clock, accelerator: Accelerator, uri: str = DEFAULT_URI) -> None:
+    def __init__(
+        self, *, clock: Clock, accelerator: Accelerator, uri: str = DEFAULT_URI, uefi_code: Path | None = None
+    ) -> None:
         self._clock = clock
-        self._accelerator = accelerator
-        self._uri = uri
+        self._platform = Platform(accelerator, uefi_code)
+        self._cpu: CpuReport | None = None
         self._queries = LibvirtConnection(uri, name="queries")
         self._jobs = LibvirtConnection(uri, name="jobs")
         self._actions = LibvirtConnection(uri, name="actions")
         self._kills = LibvirtConnection(uri, name="kills")
         self._events = EventHub(uri, clock=clock)
         self._job_queries: dict[str, asyncio.Task[bool]] = {}
-        self._migrations: dict[str, MigrationRun] = {}
+        self._migrations = LibvirtMigrations(
+            uri, clock=clock, events=self._events, jobs=self._jobs, urgent=self._kills, status=self.get_guest
+        )
+        self._guest_jobs = GuestJobs(uri, clock=clock, urgent=self._kills)
 
     async def capacity(self) -> HostCapacity:
         """The host's processors and memory, and QEMU's version."""
+        cpu = await self._read_cpu()
 
         def read(connection: VirConnect) -> HostCapacity:
             # Of all nodes: `getInfo` leaves out memory that was plugged in later.
@@ -84,8 +90,9 @@ class LibvirtHypervisor:
             return HostCapacity(
                 vcpus=int(connection.getInfo()[2]),
                 memory_mib=int(memory[libvirt.VIR_NODE_MEMORY_STATS_TOTAL]) // 1024,
-                hypervisor="kvm" if self._accelerator is Accelerator.KVM else "qemu",
+                hypervisor="kvm" if self._platform.accelerator is Accelerator.KVM else "qemu",
                 hypervisor_version=f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}",
+                cpu=cpu,
             )
 
         return await self._queries.call("ask the host's capacity", read, deadline_s=QUERY_DEADLINE_S)
@@ -108,12 +115,11 @@ class LibvirtHypervisor:
         """Each change of a guest's state from now on; first, and after libvirtd came back, every guest may be told."""
         return self._changes(self._events.subscribe())
 
-    async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
-        """Define (anew) and start; no error when it runs. After an error nothing is left defined."""
-        xml = domain_xml(spec, disk=disk, console_log=console_log, accelerator=self._accelerator)
-        await self._actions.call(
-            f"start guest {spec.uid}", partial(actions.start, uid=spec.uid, xml=xml), deadline_s=START_DEADLINE_S
-        )
+    async def start(self, spec: GuestSpec, *, disks: GuestDisks, console: ConsoleFiles, paused: bool = False) -> None:
+        """Define (anew) and start; no error when it is in memory. After an error nothing is left defined."""
+        xml = domain_xml(spec, disks=disks, console=console, platform=self._platform)
+        start = partial(actions.start, uid=spec.uid, xml=xml, paused=paused)
+        await self._actions.call(f"start guest {spec.uid}", start, deadline_s=START_DEADLINE_S)
 
     async def shut_down(self, uid: str) -> None:
         """Press the ACPI power button. Returns at once. No error when it does not run."""
@@ -145,6 +151,35 @@ class LibvirtHypervisor:
         finally:
             self._events.unwatch_reboot(uid, rebooted)
 
+    async def pause(self, uid: str) -> None:
+        """Halt its processors. No error when they are."""
+        await self._actions.call(f"pause guest {uid}", lambda it: actions.pause(it, uid), deadline_s=ACTION_DEADLINE_S)
+
+    async def inject_nmi(self, uid: str) -> None:
+        """Send it a non-maskable interrupt."""
+        await self._actions.call(
+            f"interrupt guest {uid}", lambda it: actions.inject_nmi(it, uid), deadline_s=ACTION_DEADLINE_S
+        )
+
+    async def suspend(self, spec: GuestSpec, *, to: Path) -> None:
+        """Write its memory to `to` and end it. When it fails or is cancelled the guest goes on."""
+        await self._guest_jobs.suspend(spec, to=to)
+
+    async def wake(self, spec: GuestSpec, *, memory: Path, disks: GuestDisks, console: ConsoleFiles) -> None:
+        """Bring it back from `memory`, PAUSED. After a failure it has no process here."""
+        xml = domain_xml(spec, disks=disks, console=console, platform=self._platform)
+        await self._guest_jobs.wake(spec, memory=memory, disks=disks, console=console, xml=xml)
+
+    async def backup(self, spec: GuestSpec, *, disks: GuestDisks, to: Path) -> bool:
+        """Copy the root disk of a guest in memory to `to`; whether it was quiesced."""
+        return await self._guest_jobs.backup(spec, disks=disks, to=to)
+
+    def attach_console(
+        self, uid: str, *, console: ConsoleFiles, input: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
+        """What the guest writes, after an empty item once attached; ends when it stops."""
+        return serial.attach(console.socket, uid=uid, input=input)
+
     async def resume(self, uid: str) -> None:
         """Let a paused guest run on, also one that an I/O error paused: QEMU then repeats the failed request."""
         await self._actions.call(
@@ -158,36 +193,37 @@ class LibvirtHypervisor:
         )
 
     def migrate(
-        self, spec: GuestSpec, *, destination: str, transport: MigrationTransport, limits: MigrationLimits
+        self,
+        spec: GuestSpec,
+        *,
+        destination: str,
+        transport: Transport,
+        folders: FolderMove,
+        limits: MigrationLimits,
     ) -> AsyncIterator[MigrationProgress]:
         """Live-migrate; yields progress at least five times a second, ends with COMPLETED, FAILED or CANCELLED.
 
         Joins the migration of this guest when one runs already. Leaving the iterator does not stop it. The destination
         gets `spec.run_epoch` in the domain's metadata. Raises HypervisorError when the outcome is not known.
         """
-        run = self._migrations.get(spec.uid)
-        if run is None or not run.running:
-            run = self._new_run(spec.uid, timeout_s=limits.timeout_s)
-            run.start(partial(self._perform, spec, destination, transport, limits))
-        return run.reports()
+        return self._migrations.begin(
+            spec, destination=destination, transport=transport, folders=folders, limits=limits
+        )
 
-    def follow_migration(self, uid: str, *, timeout_s: float = 3600.0) -> AsyncIterator[MigrationProgress]:
+    def follow_migration(self, uid: str, *, limits: MigrationLimits) -> AsyncIterator[MigrationProgress]:
         """As `migrate`, for a migration that runs already, whoever started it; starts none.
 
         When none runs, the outcome is read from the guest: COMPLETED if it is gone from here, else FAILED.
         """
-        run = self._migrations.get(uid)
-        if run is None or not run.running:
-            run = self._new_run(uid, timeout_s=timeout_s)
-            run.join()
-        return run.reports()
+        return self._migrations.follow(uid, limits=limits)
+
+    async def is_split(self, uid: str) -> bool:
+        """Whether post-copy broke, so that this host holds only a part of the guest's memory."""
+        return await self._migrations.is_split(uid)
 
     async def cancel_migration(self, uid: str) -> None:
-        """Ask a running migration to stop. No error when none runs."""
-        run = self._migrations.get(uid)
-        if run is not None and run.running:
-            run.cancel()
-        await self._abort(uid)
+        """Ask a running migration to stop. No error when none runs. Raises FailedPrecondition when it is too late."""
+        await self._migrations.cancel(uid)
 
     async def set_run_epoch(self, uid: str, epoch: int) -> None:
         """Note the epoch by which the guest runs from now on in its definition. No error when it is not known."""
@@ -207,13 +243,20 @@ class LibvirtHypervisor:
 
     async def close(self) -> None:
         """Let go of libvirt. Guests run on, and migrations are carried through by libvirtd."""
-        for run in self._migrations.values():
-            run.detach()
+        self._migrations.detach()
         for task in list(self._job_queries.values()):
             task.cancel()
         await self._events.close()
         for connection in (self._queries, self._jobs, self._actions, self._kills):
             await connection.close()
+
+    async def _read_cpu(self) -> CpuReport:
+        """Asked once: it is the same as long as libvirt and QEMU are."""
+        if self._cpu is None:
+            self._cpu = await self._jobs.call(
+                "ask for CPU models", lambda it: read_cpu(it, self._platform.accelerator), deadline_s=ACTION_DEADLINE_S
+            )
+        return self._cpu
 
     async def _observe(self, uid: str) -> Observed:
         return await self._queries.call(
@@ -235,8 +278,7 @@ class LibvirtHypervisor:
         await asyncio.wait([query], timeout=JOB_QUERY_PATIENCE_S)
         if query.done() and not query.cancelled():
             return query.result()
-        run = self._migrations.get(uid)
-        return run is not None and run.running
+        return self._migrations.running(uid)
 
     async def _ask_job(self, uid: str) -> bool:
         try:
@@ -274,52 +316,3 @@ class LibvirtHypervisor:
             return [await self.get_guest(uid) for uid in sorted(uids)]
         present = {status.uid: status for status in await self.list_guests()}
         return [*present.values(), *(absent(uid) for uid in known if uid not in present)]
-
-    def _new_run(self, uid: str, *, timeout_s: float) -> MigrationRun:
-        calls = MigrationCalls(
-            status=partial(self.get_guest, uid),
-            stats=partial(self._stats, uid),
-            abort=partial(self._abort, uid),
-            final_stats=partial(self._events.take_job, uid, timeout_s=JOB_EVENT_TIMEOUT_S),
-        )
-        for ended in [each for each, run in self._migrations.items() if not run.running]:
-            del self._migrations[ended]
-            self._events.forget_job(ended)
-        self._events.await_job(uid)
-        run = MigrationRun(uid, calls, clock=self._clock, timeout_s=timeout_s)
-        self._migrations[uid] = run
-        return run
-
-    async def _perform(
-        self, spec: GuestSpec, destination: str, transport: MigrationTransport, limits: MigrationLimits
-    ) -> None:
-        what = f"migrate guest {spec.uid} to {destination}"
-        if transport.memory_socket != transport.destination_memory_socket:
-            raise HypervisorError(f"{what}: libvirt has one path for the memory socket on both hosts")
-        await self._events.connected(timeout_s=QUERY_DEADLINE_S)
-        connection = LibvirtConnection(self._uri, name=f"migration-{spec.uid}")
-        perform = partial(
-            actions.migrate,
-            metadata=metadata_of(spec),
-            libvirt_uri=f"qemu+unix:///system?socket={quote(str(transport.libvirt_socket))}",
-            memory_uri=f"unix://{quote(str(transport.memory_socket))}",
-            limits=limits,
-        )
-        try:
-            await connection.call(what, perform, deadline_s=limits.timeout_s + OUTCOME_TIMEOUT_S)
-        finally:
-            await connection.close()
-
-    async def _stats(self, uid: str) -> Stats | None:
-        def read(connection: VirConnect) -> Stats | None:
-            domain = find(connection, uid)
-            return job_stats(domain) if domain is not None else None
-
-        return await self._jobs.call(f"follow the migration of guest {uid}", read, deadline_s=QUERY_DEADLINE_S)
-
-    async def _abort(self, uid: str) -> None:
-        await self._kills.call(
-            f"cancel the migration of guest {uid}",
-            lambda it: actions.abort_job(it, uid),
-            deadline_s=ACTION_DEADLINE_S,
-        )

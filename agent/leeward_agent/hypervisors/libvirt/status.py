@@ -1,6 +1,7 @@
 """Reading a guest's state from libvirt. Everything here blocks, and runs in a thread."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import libvirt
 
@@ -39,6 +40,22 @@ _STOP_CAUSES = {
     libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: StopCause.CRASHED,
 }
 
+# A half of a guest whose memory is on two hosts moves, also when the connection between them broke: nobody may let it
+# run, nor take it for whole.
+_SPLIT = frozenset(
+    {
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
+    }
+)
+_POST_COPY = frozenset(
+    {
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+    }
+)
+_MOVING = _SPLIT | _POST_COPY | {(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)}
+
 _MIGRATION_OPERATIONS = (libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
 _GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 
@@ -54,6 +71,14 @@ class Observed:
     def may_migrate(self) -> bool:
         """Whether it has a process, so that a migration job may be running."""
         return self.status.state in (GuestState.RUNNING, GuestState.PAUSED)
+
+
+class PostCopy(StrEnum):
+    """How far a guest is whose memory follows it."""
+
+    NONE = "NONE"  # It has not been switched over.
+    RUNNING = "RUNNING"  # It executes on the destination, and fetches its memory.
+    BROKEN = "BROKEN"  # The connection broke: each host holds a part of its memory.
 
 
 def absent(uid: str) -> GuestStatus:
@@ -96,6 +121,17 @@ def is_migrating(connection: VirConnect, uid: str) -> bool:
     return domain is not None and job_stats(domain) is not None
 
 
+def post_copy(connection: VirConnect, uid: str) -> PostCopy:
+    """How far a post-copy migration of the guest is."""
+    domain = find(connection, uid)
+    if domain is None:
+        return PostCopy.NONE
+    state, reason = domain.state()
+    if (state, reason) in _SPLIT:
+        return PostCopy.BROKEN
+    return PostCopy.RUNNING if (state, reason) in _POST_COPY else PostCopy.NONE
+
+
 def job_stats(domain: VirDomain) -> dict[str, int] | None:
     """Statistics of the migration job that runs, by libvirt's field names; None when there is none.
 
@@ -123,7 +159,7 @@ def _observe_domain(domain: VirDomain, uid: str) -> Observed | None:
         if state == libvirt.VIR_DOMAIN_SHUTOFF:
             status = replace(status, stop_cause=_STOP_CAUSES.get(reason, StopCause.NONE))
         paused = state == libvirt.VIR_DOMAIN_PAUSED
-        if paused and reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
+        if (state, reason) in _MOVING:
             status = replace(status, migrating=True)
         status = _with_metadata(domain, status)
         return Observed(status, paused_by_io_error=paused and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR)
@@ -141,4 +177,6 @@ def _with_metadata(domain: VirDomain, status: GuestStatus) -> GuestStatus:
             return status
         raise
     metadata = parse_metadata(element)
-    return replace(status, name=metadata.name, run_epoch=metadata.run_epoch)
+    # One that was restored from its memory is paused for the same reason as one that arrives.
+    migrating = status.migrating and not (metadata.woken and status.state is GuestState.PAUSED)
+    return replace(status, name=metadata.name, run_epoch=metadata.run_epoch, migrating=migrating)

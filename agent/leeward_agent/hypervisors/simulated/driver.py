@@ -1,7 +1,8 @@
 """The `Hypervisor` port over a simulated host."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +18,15 @@ from leeward.agent.types import (
     StopCause,
 )
 from leeward.errors import HypervisorError
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
+from leeward_agent.hypervisors.simulated.console import attach
+from leeward_agent.hypervisors.simulated.destination import Destination, LocalDestination
 from leeward_agent.hypervisors.simulated.guest import SimulatedGuest
 from leeward_agent.hypervisors.simulated.host import EventQueue, SimulatedHost
-from leeward_agent.hypervisors.simulated.migration import Destination, LocalDestination, SimulatedMigration
+from leeward_agent.hypervisors.simulated.jobs import backup, suspend, wake
+from leeward_agent.hypervisors.simulated.migration import SimulatedMigration
 from leeward_agent.hypervisors.simulated.wire import ControlServer, RemoteDestination
-from leeward_agent.ports import HostCapacity, MigrationTransport
+from leeward_agent.ports import FolderMove, HostCapacity, MigrationTransport, Transport
 
 T = TypeVar("T")
 
@@ -51,6 +56,7 @@ class SimulatedHypervisor:
             memory_mib=self._host.memory_mib,
             hypervisor="simulated",
             hypervisor_version="1",
+            cpu=self._host.cpu,
         )
 
     async def list_guests(self) -> tuple[GuestStatus, ...]:
@@ -75,10 +81,11 @@ class SimulatedHypervisor:
         self._queues.append(queue)
         return self._changes(queue)
 
-    async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
-        """Define (anew) and start; no error when it runs. It is carried through when the caller goes away."""
-        await self._reach(f"start guest {spec.uid}")
-        await self._carry_through(f"start guest {spec.uid}", self._host.start(spec, disk=disk, console_log=console_log))
+    async def start(self, spec: GuestSpec, *, disks: GuestDisks, console: ConsoleFiles, paused: bool = False) -> None:
+        """Define (anew) and start; no error when it is in memory. Carried through when the caller goes away."""
+        what = f"start guest {spec.uid}"
+        await self._reach(what)
+        await self._carry_through(what, self._host.start(spec, disks=disks, console=console, paused=paused))
 
     async def shut_down(self, uid: str) -> None:
         """Press the ACPI power button. Returns at once. No error when it does not run."""
@@ -111,6 +118,49 @@ class SimulatedHypervisor:
         finally:
             self._host.unwatch_reboot(uid, rebooted)
 
+    async def pause(self, uid: str) -> None:
+        """Halt its processors. No error when they are."""
+        await self._reach(f"pause guest {uid}")
+        self._host.pause(self._active(f"pause guest {uid}", uid))
+
+    async def inject_nmi(self, uid: str) -> None:
+        """Send it a non-maskable interrupt, of which it tells on its console."""
+        await self._reach(f"interrupt guest {uid}")
+        self._host.say(self._active(f"interrupt guest {uid}", uid), "NMI received for unknown reason 21 on CPU 0.")
+
+    async def suspend(self, spec: GuestSpec, *, to: Path) -> None:
+        """Write its memory to `to` and end it. When it fails or is cancelled the guest goes on."""
+        what = f"suspend guest {spec.uid}"
+        await self._reach(what)
+        guest = self._active(what, spec.uid)
+        await self._cancellable(what, suspend(self._host, guest, to=to))
+
+    async def wake(self, spec: GuestSpec, *, memory: Path, disks: GuestDisks, console: ConsoleFiles) -> None:
+        """Bring it back from `memory`, PAUSED. After a failure it has no process here."""
+        what = f"wake guest {spec.uid}"
+        await self._reach(what)
+        guest = self._host.guests.get(spec.uid)
+        if guest is None or not guest.active:
+            guest = SimulatedGuest(spec=spec, disks=disks, console=console)
+            await self._cancellable(what, wake(self._host, guest, memory=memory))
+
+    async def backup(self, spec: GuestSpec, *, disks: GuestDisks, to: Path) -> bool:
+        """Copy the root disk of a guest in memory to `to`; whether it was quiesced."""
+        what = f"back up guest {spec.uid}"
+        await self._reach(what)
+        guest = self._active(what, spec.uid)
+        return await self._cancellable(what, backup(self._host, guest, disks=disks, to=to))
+
+    async def attach_console(
+        self, uid: str, *, console: ConsoleFiles, input: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
+        """What the guest writes, after an empty item once attached; ends when it stops."""
+        await self._reach(f"attach to the console of guest {uid}")
+        guest = self._active(f"attach to the console of guest {uid}", uid)
+        async with aclosing(attach(self._host, guest, input=input)) as output:
+            async for data in output:
+                yield data
+
     async def resume(self, uid: str) -> None:
         """Let a paused guest run on."""
         await self._reach(f"resume guest {uid}")
@@ -132,7 +182,13 @@ class SimulatedHypervisor:
             self._host.remove(guest)
 
     def migrate(
-        self, spec: GuestSpec, *, destination: str, transport: MigrationTransport, limits: MigrationLimits
+        self,
+        spec: GuestSpec,
+        *,
+        destination: str,
+        transport: Transport,
+        folders: FolderMove,
+        limits: MigrationLimits,
     ) -> AsyncIterator[MigrationProgress]:
         """Live-migrate; joins the migration of this guest when one runs already."""
         running = self._host.migrations.get(spec.uid)
@@ -140,12 +196,12 @@ class SimulatedHypervisor:
             guest = self._host.guests.get(spec.uid)
             if guest is None or not guest.active:
                 return self._refused(f"migrate guest {spec.uid}: it does not run here")
-            to = self._destination(destination, transport)
+            to = self._destination(destination, transport, folders)
             running = SimulatedMigration(self._host, guest, spec, to=to, limits=limits)
             self._host.migrations[spec.uid] = running
         return running.reports()
 
-    def follow_migration(self, uid: str, *, timeout_s: float = 3600.0) -> AsyncIterator[MigrationProgress]:
+    def follow_migration(self, uid: str, *, limits: MigrationLimits) -> AsyncIterator[MigrationProgress]:
         """As `migrate`, for a migration that runs already, whoever started it; starts none.
 
         When none runs, the outcome is read from the guest: COMPLETED if it is gone from here, else FAILED.
@@ -155,8 +211,15 @@ class SimulatedHypervisor:
             return running.reports()
         return self._conclude(uid)
 
+    async def is_split(self, uid: str) -> bool:
+        """Whether post-copy broke, so that this host holds only a part of the guest's memory."""
+        await self._reach(f"look at guest {uid}")
+        guest, running = self._host.guests.get(uid), self._host.migrations.get(uid)
+        under_way = running is not None and running.running
+        return guest is not None and guest.active and guest.memory_follows and not under_way
+
     async def cancel_migration(self, uid: str) -> None:
-        """Ask a running migration to stop. No error when none runs."""
+        """Ask a running migration to stop. No error when none runs. Raises FailedPrecondition when it is too late."""
         await self._reach(f"cancel the migration of guest {uid}")
         running = self._host.migrations.get(uid)
         if running is not None:
@@ -170,10 +233,10 @@ class SimulatedHypervisor:
             guest.spec = replace(guest.spec, run_epoch=epoch)
 
     async def definition(self, uid: str) -> str:
-        """The guest's spec in words; empty when it is not known."""
+        """The guest's spec and disks in words; empty when it is not known."""
         await self._reach(f"read the definition of guest {uid}")
         guest = self._host.guests.get(uid)
-        return str(guest.spec) if guest is not None else ""
+        return f"{guest.spec} {guest.disks}" if guest is not None else ""
 
     async def close(self) -> None:
         """Let go of the host. Guests, and migrations, go on."""
@@ -182,9 +245,13 @@ class SimulatedHypervisor:
         if self._control is not None:
             await self._control.close()
 
-    def _destination(self, node: str, transport: MigrationTransport) -> Destination:
+    def _destination(self, node: str, transport: Transport, folders: FolderMove) -> Destination:
         host = self._host.world.hosts.get(node)
-        return LocalDestination(host, source=self._host.node) if host is not None else RemoteDestination(transport)
+        if host is None:
+            if not isinstance(transport, MigrationTransport):
+                raise HypervisorError("simulated hosts reach each other through their agents only")
+            return RemoteDestination(transport, folders)
+        return LocalDestination(host, source=self._host.node, folders=folders)
 
     async def _conclude(self, uid: str) -> AsyncIterator[MigrationProgress]:
         guest = await self.get_guest(uid)
@@ -210,6 +277,19 @@ class SimulatedHypervisor:
         if self._host.unresponsive:
             await self._host.clock.sleep(self._host.timing.unresponsive_s)
             raise HypervisorError(f"{what}: no answer within {self._host.timing.unresponsive_s:g} s")
+
+    async def _cancellable(self, what: str, work: Coroutine[Any, Any, T]) -> T:
+        """Work of the host that ends, and is undone, when the caller gives it up."""
+        task = self._host.spawn(work)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        if task.cancelled():
+            raise HypervisorError(f"{what}: host {self._host.node} lost power")
+        return task.result()
 
     async def _carry_through(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         task = self._host.spawn(work)

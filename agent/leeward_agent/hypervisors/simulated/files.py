@@ -1,13 +1,15 @@
-"""The files of a simulated guest: a console that ticks, and what its disk remembers.
+"""What a simulated guest leaves behind: lines on its disk, its memory in a file, and its console log.
 
-They tell the same story as the laboratory's real guest: a line is printed only after it is on the disk.
+They tell the same story as the laboratory's real guest: a line is printed only after it is on the disk. A host without
+files keeps the same in memory, by the same paths.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from leeward.errors import StorageError
+from leeward.errors import HypervisorError, StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,100 @@ class DiskRecord:
 
     boots: int = 0
     lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMemory:
+    """What a suspended guest remembers: which boot this is, and for how long it has been up."""
+
+    boots: int
+    uptime_s: float
+
+
+class Traces(Protocol):
+    """Where a host's guests leave things. All methods raise StorageError when it cannot be reached."""
+
+    def read_record(self, disk: Path) -> DiskRecord:
+        """What is on a disk; of a fresh one, zeros."""
+        ...
+
+    def write_record(self, disk: Path, record: DiskRecord) -> None:
+        """Put it on the disk."""
+        ...
+
+    def say(self, log: Path, text: str) -> None:
+        """Append to a console log."""
+        ...
+
+    def save(self, memory: Path, saved: SavedMemory) -> None:
+        """Write a memory file."""
+        ...
+
+    def load(self, memory: Path) -> SavedMemory:
+        """Read it. Raises HypervisorError when it is none."""
+        ...
+
+
+@dataclass(slots=True)
+class MemoryTraces:
+    """For hosts of one process. A memory file is known by its folder, so that the pool may rename it."""
+
+    records: dict[Path, DiskRecord] = field(default_factory=dict)
+    memories: dict[Path, SavedMemory] = field(default_factory=dict)
+
+    def read_record(self, disk: Path) -> DiskRecord:
+        """What is on a disk; of a fresh one, zeros."""
+        return self.records.get(disk, DiskRecord())
+
+    def write_record(self, disk: Path, record: DiskRecord) -> None:
+        """Put it on the disk."""
+        self.records[disk] = record
+
+    def say(self, log: Path, text: str) -> None:
+        """Consoles are not kept."""
+
+    def save(self, memory: Path, saved: SavedMemory) -> None:
+        """Keep it."""
+        self.memories[memory.parent] = saved
+
+    def load(self, memory: Path) -> SavedMemory:
+        """What was kept. Raises HypervisorError when nothing was."""
+        try:
+            return self.memories[memory.parent]
+        except KeyError as error:
+            raise HypervisorError(f"{memory} holds no memory of a guest") from error
+
+
+class FileTraces:
+    """Files beside the guest's disk. A guest whose folder is not there leaves nothing."""
+
+    def read_record(self, disk: Path) -> DiskRecord:
+        """The record beside a disk; of a fresh disk, zeros. Raises StorageError."""
+        return read_record(disk)
+
+    def write_record(self, disk: Path, record: DiskRecord) -> None:
+        """Replace the record beside a disk. Raises StorageError."""
+        _write(record_path(disk), asdict(record))
+
+    def say(self, log: Path, text: str) -> None:
+        """Append to a console log. Raises StorageError."""
+        try:
+            with log.open("a") as console:
+                console.write(text)
+        except OSError as error:
+            raise StorageError(f"{log} cannot be written: {error}") from error
+
+    def save(self, memory: Path, saved: SavedMemory) -> None:
+        """Write a memory file. Raises StorageError."""
+        _write(memory, asdict(saved))
+
+    def load(self, memory: Path) -> SavedMemory:
+        """Read it. Raises HypervisorError when it is none."""
+        try:
+            fields = json.loads(memory.read_text())
+            return SavedMemory(boots=int(fields["boots"]), uptime_s=float(fields["uptime_s"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise HypervisorError(f"{memory} holds no memory of a guest: {error!r}") from error
 
 
 def record_path(disk: Path) -> Path:
@@ -34,37 +130,10 @@ def read_record(disk: Path) -> DiskRecord:
         raise StorageError(f"the record of {disk} cannot be read: {error!r}") from error
 
 
-def boot(disk: Path, console_log: Path) -> DiskRecord:
-    """Count a boot, and say so on the console. Raises StorageError."""
-    before = read_record(disk)
-    record = DiskRecord(boots=before.boots + 1, lines=before.lines)
-    _write(disk, record)
-    _say(console_log, f"boot {record.boots} line={record.lines} uptime=0.00")
-    return record
-
-
-def tick(disk: Path, console_log: Path, *, uptime_s: float) -> DiskRecord:
-    """Write one line to the disk, then print it. Raises StorageError."""
-    before = read_record(disk)
-    record = DiskRecord(boots=before.boots, lines=before.lines + 1)
-    _write(disk, record)
-    _say(console_log, f"tick boot={record.boots} line={record.lines} uptime={uptime_s:.2f}")
-    return record
-
-
-def _write(disk: Path, record: DiskRecord) -> None:
-    path = record_path(disk)
+def _write(path: Path, fields: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".new")
     try:
-        temporary.write_text(json.dumps({"boots": record.boots, "lines": record.lines}))
+        temporary.write_text(json.dumps(fields))
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(f"{disk} cannot be written: {error}") from error
-
-
-def _say(console_log: Path, line: str) -> None:
-    try:
-        with console_log.open("a") as console:
-            console.write(f"leeward-guest: {line}\n")
-    except OSError as error:
-        raise StorageError(f"{console_log} cannot be written: {error}") from error
+        raise StorageError(f"{path} cannot be written: {error}") from error

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leeward.agent.types import GuestSpec, GuestState, GuestStatus, StopCause
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,10 @@ class SimulatedTiming:
     tick_s: float = 1.0  # Between two lines on the console.
     prepare_s: float = 0.05
     switch_s: float = 0.02
-    memory_mib_s: float = 1024.0  # Unless limited by the caller.
+    memory_mib_s: float = 1024.0  # Unless limited by the caller. Suspended and woken is at the same rate.
+    backup_s: float = 0.05
     dirty_mib_s: float = 8.0
+    written_mib: float = 32.0  # What a guest has written on its disks, which a migration without shared storage copies.
     step_s: float = 0.1  # Between two reports of a migration.
     unresponsive_s: float = 10.0  # After which a call on an unresponsive host fails.
 
@@ -26,8 +29,8 @@ class SimulatedGuest:
     """What a host knows of one guest."""
 
     spec: GuestSpec
-    disk: Path
-    console_log: Path
+    disks: GuestDisks
+    console: ConsoleFiles
     state: GuestState = GuestState.STOPPED
     stop_cause: StopCause = StopCause.NONE
     boots: int = 0
@@ -36,6 +39,13 @@ class SimulatedGuest:
     incoming: bool = False  # The destination of a migration that has not switched yet.
     outgoing: bool = False  # The source of a running migration.
     holds_disk: bool = True  # Not while it arrives, nor once it was handed over.
+    memory_follows: bool = False  # Post-copy: a part of its memory is on the source, and a part on the destination.
+    missing_bytes: int = 0  # How much of it is still to follow.
+
+    @property
+    def boot_disk(self) -> Path:
+        """What it boots from, and so writes to."""
+        return self.disks.rescue or self.disks.root
 
     @property
     def active(self) -> bool:
@@ -55,5 +65,5 @@ class SimulatedGuest:
             state=self.state,
             stop_cause=self.stop_cause,
             run_epoch=self.spec.run_epoch,
-            migrating=self.incoming or self.outgoing,
+            migrating=self.incoming or self.outgoing or (self.memory_follows and self.active),
         )

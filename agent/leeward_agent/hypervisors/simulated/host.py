@@ -6,16 +6,26 @@ Everything runs on one event loop and one clock, so a run is decided by its inpu
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from leeward.agent.types import GuestSpec, GuestState, GuestStatus, MigrationPhase, MigrationProgress, StopCause
+from leeward.agent.types import (
+    CpuReport,
+    GuestSpec,
+    GuestState,
+    GuestStatus,
+    MigrationPhase,
+    MigrationProgress,
+    StopCause,
+)
 from leeward.clock import Clock
 from leeward.errors import HypervisorError, StorageError
-from leeward_agent.hypervisors.simulated import files
+from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
+from leeward_agent.hypervisors.simulated.files import DiskRecord, FileTraces, MemoryTraces, Traces
 from leeward_agent.hypervisors.simulated.guest import SimulatedGuest, SimulatedTiming
 
 T = TypeVar("T")
+
+SIMULATED_CPU = CpuReport(model="Simulated-v2", features=("simulated",), usable_models=("Simulated-v1", "Simulated-v2"))
 
 
 class HostMigration(Protocol):
@@ -50,6 +60,7 @@ class SimulatedWorld:
     def __init__(
         self, *, on_run_change: RunObserver | None = None, reaches: Callable[[str, str], bool] = lambda _, __: True
     ) -> None:
+        self.traces = MemoryTraces()
         self.on_run_change = on_run_change
         self.reaches = reaches
         self.hosts: dict[str, SimulatedHost] = {}
@@ -86,8 +97,10 @@ class SimulatedHost:
     """One host: its guests, and what a test does to it.
 
     With `writes_files`, guests print on their console file and count their boots beside their disk. The attributes
-    `start_error`, `migration_errors`, `unresponsive`, `ignores_acpi` and `loses_switch_answer` (guests that migrate
-    here are let run, and their source does not hear of it) make things fail, until reset.
+    `start_error`, `job_error` (suspending, waking, backups), `migration_errors`, `unresponsive`, `ignores_acpi`,
+    `without_agent` (guests that cannot be quiesced) and `loses_switch_answer` (guests that migrate here are let run,
+    and their source does not hear of it) make things fail, until reset. `dirty_mib_s` says by uid how fast a guest
+    changes its memory, where that is not as `timing` has it.
     """
 
     def __init__(
@@ -108,21 +121,27 @@ class SimulatedHost:
         self.vcpus = vcpus
         self.memory_mib = memory_mib
         self.writes_files = writes_files
+        self.traces: Traces = FileTraces() if writes_files else world.traces
         self.guests: dict[str, SimulatedGuest] = {}
         self.migrations: dict[str, HostMigration] = {}
+        self.cpu = SIMULATED_CPU
         self.powered = True
         self.boot = 1
         self.unresponsive = False
         self.ignores_acpi: set[str] = set()
+        self.without_agent: set[str] = set()
         self.start_error = ""
+        self.job_error = ""
         self.loses_switch_answer = False
         self.migration_errors: dict[MigrationPhase, str] = {}
+        self.dirty_mib_s: dict[str, float] = {}
         self._lost_pools: set[str] = set()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._tickers: dict[str, asyncio.Task[None]] = {}
         self._queues: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
         self._queue_number = 0
         self._reboots: dict[str, list[asyncio.Event]] = {}
+        self._consoles: dict[str, list[asyncio.Queue[bytes | None]]] = {}
 
     # What a test does to it.
 
@@ -176,7 +195,7 @@ class SimulatedHost:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
-    async def start(self, spec: GuestSpec, *, disk: Path, console_log: Path) -> None:
+    async def start(self, spec: GuestSpec, *, disks: GuestDisks, console: ConsoleFiles, paused: bool) -> None:
         """Define and boot, unless active."""
         guest = self.guests.get(spec.uid)
         if guest is not None and guest.active:
@@ -189,10 +208,10 @@ class SimulatedHost:
         if error:
             self.guests.pop(spec.uid, None)
             raise HypervisorError(f"start guest {spec.uid}: {error}")
-        guest = SimulatedGuest(spec=spec, disk=disk, console_log=console_log)
+        guest = SimulatedGuest(spec=spec, disks=disks, console=console)
         self.guests[spec.uid] = guest
         self._boot(guest)
-        self.run(guest)
+        self.run(guest, paused=paused)
 
     def run(self, guest: SimulatedGuest, *, paused: bool = False) -> None:
         """The guest executes here from now on (`paused`: could): after its start, or switched over."""
@@ -211,6 +230,7 @@ class SimulatedHost:
         guest.state, guest.stop_cause = GuestState.STOPPED, cause
         guest.outgoing = guest.paused_by_io_error = False
         self._stop_ticking(guest)
+        self._end_consoles(guest)
         if wrote:
             self._tell_run(guest, running=False)
         self.tell(guest.status())
@@ -235,9 +255,43 @@ class SimulatedHost:
     def remove(self, guest: SimulatedGuest) -> None:
         """Forget a guest that executes nowhere or elsewhere."""
         self._stop_ticking(guest)
+        self._end_consoles(guest)
         if self.guests.get(guest.spec.uid) is guest:
             del self.guests[guest.spec.uid]
         self.tell(GuestStatus(uid=guest.spec.uid, name="", state=GuestState.ABSENT))
+
+    def pause(self, guest: SimulatedGuest) -> None:
+        """It stays in memory and does not execute."""
+        if guest.state is GuestState.RUNNING:
+            guest.state = GuestState.PAUSED
+            self._stop_ticking(guest)
+            self.tell(guest.status())
+
+    def say(self, guest: SimulatedGuest, line: str) -> None:
+        """The guest prints a line on its console. Raises StorageError."""
+        if self._has_files(guest):
+            self.traces.say(guest.console.log, line + "\n")
+        self.show(guest, line.encode() + b"\r\n")
+
+    def show(self, guest: SimulatedGuest, data: bytes) -> None:
+        """Whoever is attached to the guest's console sees this."""
+        for console in self._consoles.get(guest.spec.uid, []):
+            console.put_nowait(data)
+
+    def open_console(self, uid: str) -> "asyncio.Queue[bytes | None]":
+        """What the guest's console shows from now on; None at its end."""
+        console: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._consoles.setdefault(uid, []).append(console)
+        return console
+
+    def close_console(self, uid: str, console: "asyncio.Queue[bytes | None]") -> None:
+        """Let go of it."""
+        self._consoles[uid].remove(console)
+
+    @property
+    def attached_consoles(self) -> list[str]:
+        """The uids of the guests to whose consoles somebody is attached."""
+        return [uid for uid, consoles in self._consoles.items() if consoles]
 
     def resume(self, guest: SimulatedGuest) -> None:
         """A paused guest runs on; it pauses again at once while its pool is lost."""
@@ -285,10 +339,13 @@ class SimulatedHost:
             self.stop(guest, StopCause.GUEST)
 
     def _boot(self, guest: SimulatedGuest) -> None:
-        guest.boots += 1
         guest.booted_s = self.clock.monotonic_s()
-        if self._has_files(guest):
-            guest.boots = files.boot(guest.disk, guest.console_log).boots
+        guest.boots += 1
+        if self.leaves_traces(guest):
+            before = self.traces.read_record(guest.boot_disk)
+            guest.boots = before.boots + 1
+            self.traces.write_record(guest.boot_disk, DiskRecord(boots=guest.boots, lines=before.lines))
+            self.say(guest, f"leeward-guest: boot {guest.boots} line={before.lines} uptime=0.00")
 
     def _stop_if_active(self, uid: str, cause: StopCause) -> None:
         guest = self.guests.get(uid)
@@ -308,8 +365,16 @@ class SimulatedHost:
         if self.world.on_run_change is not None:
             self.world.on_run_change(guest.spec.uid, self.node, running, guest.spec.run_epoch)
 
+    def _end_consoles(self, guest: SimulatedGuest) -> None:
+        for console in self._consoles.get(guest.spec.uid, []):
+            console.put_nowait(None)
+
     def _has_files(self, guest: SimulatedGuest) -> bool:
-        return self.writes_files and guest.disk.parent.is_dir()
+        return self.writes_files and guest.boot_disk.parent.is_dir()
+
+    def leaves_traces(self, guest: SimulatedGuest) -> bool:
+        """Whether there is a place for what it writes."""
+        return not self.writes_files or self._has_files(guest)
 
     def _tick_from_now(self, guest: SimulatedGuest) -> None:
         if guest.state is GuestState.RUNNING and guest.spec.uid not in self._tickers and self._has_files(guest):
@@ -324,7 +389,11 @@ class SimulatedHost:
         while True:
             await self.clock.sleep(self.timing.tick_s)
             try:
-                files.tick(guest.disk, guest.console_log, uptime_s=self.clock.monotonic_s() - guest.booted_s)
+                before = self.traces.read_record(guest.boot_disk)
+                record = DiskRecord(boots=before.boots, lines=before.lines + 1)
+                self.traces.write_record(guest.boot_disk, record)
+                uptime_s = self.clock.monotonic_s() - guest.booted_s
+                self.say(guest, f"leeward-guest: tick boot={record.boots} line={record.lines} uptime={uptime_s:.2f}")
             except StorageError:
                 # What QEMU does for a real guest: pause it, to be resumed when the storage is back.
                 self._pause_on_io_error(guest)

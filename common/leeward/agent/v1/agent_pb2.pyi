@@ -140,6 +140,86 @@ POOL_KIND_DIRECTORY: PoolKind.ValueType  # 1
 """A directory; shared when two nodes report the same pool id."""
 Global___PoolKind: _TypeAlias = PoolKind  # noqa: Y015
 
+class _MachineType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MachineTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MachineType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MACHINE_TYPE_UNSPECIFIED: _MachineType.ValueType  # 0
+    """Never sent."""
+    MACHINE_TYPE_Q35: _MachineType.ValueType  # 1
+    """PCI Express."""
+    MACHINE_TYPE_PC: _MachineType.ValueType  # 2
+    """The older i440FX, for guests that know nothing newer."""
+
+class MachineType(_MachineType, metaclass=_MachineTypeEnumTypeWrapper):
+    """The chipset that a guest sees."""
+
+MACHINE_TYPE_UNSPECIFIED: MachineType.ValueType  # 0
+"""Never sent."""
+MACHINE_TYPE_Q35: MachineType.ValueType  # 1
+"""PCI Express."""
+MACHINE_TYPE_PC: MachineType.ValueType  # 2
+"""The older i440FX, for guests that know nothing newer."""
+Global___MachineType: _TypeAlias = MachineType  # noqa: Y015
+
+class _Firmware:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FirmwareEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Firmware.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIRMWARE_UNSPECIFIED: _Firmware.ValueType  # 0
+    """Never sent."""
+    FIRMWARE_BIOS: _Firmware.ValueType  # 1
+    """SeaBIOS."""
+    FIRMWARE_UEFI: _Firmware.ValueType  # 2
+    """OVMF, with variables of the guest's own beside its disk."""
+
+class Firmware(_Firmware, metaclass=_FirmwareEnumTypeWrapper):
+    """What a guest boots with."""
+
+FIRMWARE_UNSPECIFIED: Firmware.ValueType  # 0
+"""Never sent."""
+FIRMWARE_BIOS: Firmware.ValueType  # 1
+"""SeaBIOS."""
+FIRMWARE_UEFI: Firmware.ValueType  # 2
+"""OVMF, with variables of the guest's own beside its disk."""
+Global___Firmware: _TypeAlias = Firmware  # noqa: Y015
+
+class _Escalation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EscalationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Escalation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESCALATION_UNSPECIFIED: _Escalation.ValueType  # 0
+    """Never sent."""
+    ESCALATION_NONE: _Escalation.ValueType  # 1
+    """Only copy; when it does not converge, its timeout ends it."""
+    ESCALATION_AUTO_CONVERGE: _Escalation.ValueType  # 2
+    """Slow the guest's processors down."""
+    ESCALATION_POST_COPY: _Escalation.ValueType  # 3
+    """Then switch over and fetch the rest: the guest is lost if either host dies in that time."""
+    ESCALATION_PAUSE: _Escalation.ValueType  # 4
+    """Halt the guest until the rest is copied, whatever the downtime. Does without post-copy."""
+
+class Escalation(_Escalation, metaclass=_EscalationEnumTypeWrapper):
+    """How far a live migration may go to come to its end with a guest that changes its memory fast."""
+
+ESCALATION_UNSPECIFIED: Escalation.ValueType  # 0
+"""Never sent."""
+ESCALATION_NONE: Escalation.ValueType  # 1
+"""Only copy; when it does not converge, its timeout ends it."""
+ESCALATION_AUTO_CONVERGE: Escalation.ValueType  # 2
+"""Slow the guest's processors down."""
+ESCALATION_POST_COPY: Escalation.ValueType  # 3
+"""Then switch over and fetch the rest: the guest is lost if either host dies in that time."""
+ESCALATION_PAUSE: Escalation.ValueType  # 4
+"""Halt the guest until the rest is copied, whatever the downtime. Does without post-copy."""
+Global___Escalation: _TypeAlias = Escalation  # noqa: Y015
+
 class _RebootMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -216,6 +296,8 @@ class _TunnelTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelTa
     """libvirt's own protocol: the socket of the destination's libvirtd."""
     TUNNEL_TARGET_MEMORY: _TunnelTarget.ValueType  # 2
     """The guest's memory: the socket on which the destination's QEMU awaits this guest."""
+    TUNNEL_TARGET_DISK: _TunnelTarget.ValueType  # 3
+    """The guest's disks: the socket on which the destination's QEMU takes them, by NBD."""
 
 class TunnelTarget(_TunnelTarget, metaclass=_TunnelTargetEnumTypeWrapper):
     """What one connection of a migration carries, and so which socket of the destination host it leads to."""
@@ -226,6 +308,8 @@ TUNNEL_TARGET_LIBVIRT: TunnelTarget.ValueType  # 1
 """libvirt's own protocol: the socket of the destination's libvirtd."""
 TUNNEL_TARGET_MEMORY: TunnelTarget.ValueType  # 2
 """The guest's memory: the socket on which the destination's QEMU awaits this guest."""
+TUNNEL_TARGET_DISK: TunnelTarget.ValueType  # 3
+"""The guest's disks: the socket on which the destination's QEMU takes them, by NBD."""
 Global___TunnelTarget: _TypeAlias = TunnelTarget  # noqa: Y015
 
 @_typing.final
@@ -271,6 +355,8 @@ class PoolReport(_message.Message):
     CAPACITY_GIB_FIELD_NUMBER: _builtins.int
     AVAILABLE_GIB_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """The id from the marker file in the pool itself."""
     kind: Global___PoolKind.ValueType
@@ -281,6 +367,10 @@ class PoolReport(_message.Message):
     """What is free of it, in GiB."""
     healthy: _builtins.bool
     """Whether it can be read and written now."""
+    shared: _builtins.bool
+    """Whether other hosts can have it too, as far as this host can tell."""
+    root: _builtins.str
+    """Its directory on that host, for agents that send guests there."""
     def __init__(
         self,
         *,
@@ -289,14 +379,50 @@ class PoolReport(_message.Message):
         capacity_gib: _builtins.int = ...,
         available_gib: _builtins.int = ...,
         healthy: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
+        root: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_gib", b"available_gib", "capacity_gib", b"capacity_gib", "healthy", b"healthy", "kind", b"kind", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_gib", b"available_gib", "capacity_gib", b"capacity_gib", "healthy", b"healthy", "kind", b"kind", "pool_id", b"pool_id", "root", b"root", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolReport: _TypeAlias = PoolReport  # noqa: Y015
+
+@_typing.final
+class CpuReport(_message.Message):
+    """The processor that guests can have on a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    USABLE_MODELS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that a guest gets that names none."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The features that come with it beyond the model's own."""
+
+    @_builtins.property
+    def usable_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The named models that guests can have, in order of name."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        usable_models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "usable_models", b"usable_models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CpuReport: _TypeAlias = CpuReport  # noqa: Y015
 
 @_typing.final
 class NodeReport(_message.Message):
@@ -339,6 +465,7 @@ class NodeReport(_message.Message):
     GUARD_DELAY_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node's id."""
     boot_id: _builtins.str
@@ -373,6 +500,10 @@ class NodeReport(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for placement."""
 
+    @_builtins.property
+    def cpu(self) -> Global___CpuReport:
+        """The processor that guests can have."""
+
     def __init__(
         self,
         *,
@@ -391,10 +522,11 @@ class NodeReport(_message.Message):
         guard_delay_s: _builtins.float = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
+        cpu: Global___CpuReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +559,60 @@ class Nic(_message.Message):
 Global___Nic: _TypeAlias = Nic  # noqa: Y015
 
 @_typing.final
+class CloudInit(_message.Message):
+    """What a guest is told at its first boot, through a NoCloud seed disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_DATA_FIELD_NUMBER: _builtins.int
+    SSH_AUTHORIZED_KEYS_FIELD_NUMBER: _builtins.int
+    user_data: _builtins.bytes
+    """As cloud-init takes it; may be empty."""
+    @_builtins.property
+    def ssh_authorized_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys that may log in, one line each."""
+
+    def __init__(
+        self,
+        *,
+        user_data: _builtins.bytes = ...,
+        ssh_authorized_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ssh_authorized_keys", b"ssh_authorized_keys", "user_data", b"user_data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloudInit: _TypeAlias = CloudInit  # noqa: Y015
+
+@_typing.final
+class RescueImage(_message.Message):
+    """The image that a guest boots in rescue, before its own disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of the image, in lower-case hexadecimal."""
+    format: Global___DiskFormat.ValueType
+    """Its format."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        format: Global___DiskFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescueImage: _TypeAlias = RescueImage  # noqa: Y015
+
+@_typing.final
 class GuestSpec(_message.Message):
     """All that an agent needs to run a guest."""
 
@@ -442,6 +628,12 @@ class GuestSpec(_message.Message):
     IMAGE_FORMAT_FIELD_NUMBER: _builtins.int
     RUN_EPOCH_FIELD_NUMBER: _builtins.int
     NICS_FIELD_NUMBER: _builtins.int
+    DATA_DISKS_GIB_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    CPU_MODEL_FIELD_NUMBER: _builtins.int
+    CLOUD_INIT_FIELD_NUMBER: _builtins.int
+    RESCUE_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """The instance's uid; the guest's identity on every host."""
     name: _builtins.str
@@ -460,9 +652,27 @@ class GuestSpec(_message.Message):
     """The format of that image."""
     run_epoch: _builtins.int
     """The right to run the guest, as a number that rises each time the right moves."""
+    machine: Global___MachineType.ValueType
+    """Its chipset."""
+    firmware: Global___Firmware.ValueType
+    """Its firmware."""
+    cpu_model: _builtins.str
+    """A named CPU model; empty: as the host's."""
     @_builtins.property
     def nics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nic]:
         """Network interfaces, in the order in which the guest sees them."""
+
+    @_builtins.property
+    def data_disks_gib(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes of its data disks, in GiB, in the order in which the guest sees them."""
+
+    @_builtins.property
+    def cloud_init(self) -> Global___CloudInit:
+        """What it is told at its first boot; absent: there is no seed disk."""
+
+    @_builtins.property
+    def rescue(self) -> Global___RescueImage:
+        """The image that it boots before its own disk; absent: it boots its own."""
 
     def __init__(
         self,
@@ -477,10 +687,16 @@ class GuestSpec(_message.Message):
         image_format: Global___DiskFormat.ValueType = ...,
         run_epoch: _builtins.int = ...,
         nics: _abc.Iterable[Global___Nic] | None = ...,
+        data_disks_gib: _abc.Iterable[_builtins.int] | None = ...,
+        machine: Global___MachineType.ValueType = ...,
+        firmware: Global___Firmware.ValueType = ...,
+        cpu_model: _builtins.str = ...,
+        cloud_init: Global___CloudInit | None = ...,
+        rescue: Global___RescueImage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "rescue", b"rescue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_gib", b"disk_gib", "image_digest", b"image_digest", "image_format", b"image_format", "memory_mib", b"memory_mib", "name", b"name", "nics", b"nics", "pool_id", b"pool_id", "run_epoch", b"run_epoch", "uid", b"uid", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "data_disks_gib", b"data_disks_gib", "disk_gib", b"disk_gib", "firmware", b"firmware", "image_digest", b"image_digest", "image_format", b"image_format", "machine", b"machine", "memory_mib", b"memory_mib", "name", b"name", "nics", b"nics", "pool_id", b"pool_id", "rescue", b"rescue", "run_epoch", b"run_epoch", "uid", b"uid", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -601,6 +817,216 @@ class ImageFile(_message.Message):
 Global___ImageFile: _TypeAlias = ImageFile  # noqa: Y015
 
 @_typing.final
+class SnapshotFile(_message.Message):
+    """An image made of a guest's root disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    QUIESCED_FIELD_NUMBER: _builtins.int
+    quiesced: _builtins.bool
+    """Whether the guest's file systems were frozen at that moment."""
+    @_builtins.property
+    def image(self) -> Global___ImageFile:
+        """The image as it lies in the guest's pool."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___ImageFile | None = ...,
+        quiesced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "quiesced", b"quiesced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotFile: _TypeAlias = SnapshotFile  # noqa: Y015
+
+@_typing.final
+class PoolSource(_message.Message):
+    """Where another node's agent offers images and disks of one of its pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node's id."""
+    address: _builtins.str
+    """host:port of its agent's server."""
+    pool_id: _builtins.str
+    """The pool."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        address: _builtins.str = ...,
+        pool_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node", b"node", "pool_id", b"pool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolSource: _TypeAlias = PoolSource  # noqa: Y015
+
+@_typing.final
+class HeldImage(_message.Message):
+    """An image in a pool, as an inventory finds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of the bytes, in lower-case hexadecimal."""
+    size_bytes: _builtins.int
+    """Size of the file, in bytes."""
+    age_s: _builtins.float
+    """How long it has lain there, in seconds."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The guests whose disks are based on it."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        users: _abc.Iterable[_builtins.str] | None = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "digest", b"digest", "size_bytes", b"size_bytes", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldImage: _TypeAlias = HeldImage  # noqa: Y015
+
+@_typing.final
+class HeldGuest(_message.Message):
+    """What a pool holds for one guest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    RUN_EPOCH_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """The instance's uid."""
+    run_epoch: _builtins.int
+    """The right to run, as recorded beside them; 0 when none is."""
+    node: _builtins.str
+    """The node that holds that right; empty when none does."""
+    age_s: _builtins.float
+    """How long the youngest of them has lain there, in seconds."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the files."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        files: _abc.Iterable[_builtins.str] | None = ...,
+        run_epoch: _builtins.int = ...,
+        node: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "files", b"files", "node", b"node", "run_epoch", b"run_epoch", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldGuest: _TypeAlias = HeldGuest  # noqa: Y015
+
+@_typing.final
+class PoolInventory(_message.Message):
+    """All that a pool holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    GUESTS_FIELD_NUMBER: _builtins.int
+    pool_id: _builtins.str
+    """The pool."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldImage]:
+        """Its images."""
+
+    @_builtins.property
+    def guests(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldGuest]:
+        """What it holds for guests."""
+
+    def __init__(
+        self,
+        *,
+        pool_id: _builtins.str = ...,
+        images: _abc.Iterable[Global___HeldImage] | None = ...,
+        guests: _abc.Iterable[Global___HeldGuest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guests", b"guests", "images", b"images", "pool_id", b"pool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolInventory: _TypeAlias = PoolInventory  # noqa: Y015
+
+@_typing.final
+class Inventory(_message.Message):
+    """All that one host holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    GUESTS_FIELD_NUMBER: _builtins.int
+    SOCKETS_FIELD_NUMBER: _builtins.int
+    CONSOLE_LOGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolInventory]:
+        """Its pools."""
+
+    @_builtins.property
+    def guests(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuestStatus]:
+        """The guests that its hypervisor knows."""
+
+    @_builtins.property
+    def sockets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The uids of guests that a console socket was found for."""
+
+    @_builtins.property
+    def console_logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The uids of guests that a console log was found for."""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___PoolInventory] | None = ...,
+        guests: _abc.Iterable[Global___GuestStatus] | None = ...,
+        sockets: _abc.Iterable[_builtins.str] | None = ...,
+        console_logs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["console_logs", b"console_logs", "guests", b"guests", "pools", b"pools", "sockets", b"sockets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+
+@_typing.final
 class MigrationDestination(_message.Message):
     """Where a live migration goes."""
 
@@ -639,22 +1065,34 @@ class MigrationLimits(_message.Message):
     BANDWIDTH_MIB_S_FIELD_NUMBER: _builtins.int
     MAX_DOWNTIME_MS_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ESCALATION_FIELD_NUMBER: _builtins.int
+    COPIES_DISKS_FIELD_NUMBER: _builtins.int
+    TARGET_POOL_ID_FIELD_NUMBER: _builtins.int
     bandwidth_mib_s: _builtins.int
     """Ceiling of the throughput, in MiB/s."""
     max_downtime_ms: _builtins.int
     """The longest stop of the guest at the end that is acceptable, in milliseconds."""
     timeout_s: _builtins.float
     """After this long, in seconds, the migration is given up."""
+    escalation: Global___Escalation.ValueType
+    """How far it may go with a guest that changes its memory fast."""
+    copies_disks: _builtins.bool
+    """Whether the guest's disks are in a pool of the source alone, and are copied."""
+    target_pool_id: _builtins.str
+    """The pool on the destination that they are copied into."""
     def __init__(
         self,
         *,
         bandwidth_mib_s: _builtins.int = ...,
         max_downtime_ms: _builtins.int = ...,
         timeout_s: _builtins.float = ...,
+        escalation: Global___Escalation.ValueType = ...,
+        copies_disks: _builtins.bool = ...,
+        target_pool_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_s", b"bandwidth_mib_s", "max_downtime_ms", b"max_downtime_ms", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_s", b"bandwidth_mib_s", "copies_disks", b"copies_disks", "escalation", b"escalation", "max_downtime_ms", b"max_downtime_ms", "target_pool_id", b"target_pool_id", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,6 +1117,9 @@ class MigrationProgress(_message.Message):
     DOWNTIME_MS_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_PROCESSED_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_REMAINING_BYTES_FIELD_NUMBER: _builtins.int
     phase: Global___MigrationPhase.ValueType
     """Where it stands."""
     elapsed_ms: _builtins.int
@@ -705,6 +1146,12 @@ class MigrationProgress(_message.Message):
     """What was decided to bring the migration to its end, and why, for people."""
     error: _builtins.str
     """Why it failed, for people."""
+    disk_total_bytes: _builtins.int
+    """Disk to copy in all, in bytes."""
+    disk_processed_bytes: _builtins.int
+    """Disk copied so far, in bytes."""
+    disk_remaining_bytes: _builtins.int
+    """Disk still to copy, in bytes."""
     def __init__(
         self,
         *,
@@ -721,10 +1168,13 @@ class MigrationProgress(_message.Message):
         downtime_ms: _builtins.int = ...,
         decision: _builtins.str = ...,
         error: _builtins.str = ...,
+        disk_total_bytes: _builtins.int = ...,
+        disk_processed_bytes: _builtins.int = ...,
+        disk_remaining_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "dirty_rate_bytes_s", b"dirty_rate_bytes_s", "downtime_ms", b"downtime_ms", "elapsed_ms", b"elapsed_ms", "error", b"error", "expected_downtime_ms", b"expected_downtime_ms", "iteration", b"iteration", "memory_processed_bytes", b"memory_processed_bytes", "memory_remaining_bytes", b"memory_remaining_bytes", "memory_total_bytes", b"memory_total_bytes", "phase", b"phase", "remaining_ms", b"remaining_ms", "throughput_bytes_s", b"throughput_bytes_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "dirty_rate_bytes_s", b"dirty_rate_bytes_s", "disk_processed_bytes", b"disk_processed_bytes", "disk_remaining_bytes", b"disk_remaining_bytes", "disk_total_bytes", b"disk_total_bytes", "downtime_ms", b"downtime_ms", "elapsed_ms", b"elapsed_ms", "error", b"error", "expected_downtime_ms", b"expected_downtime_ms", "iteration", b"iteration", "memory_processed_bytes", b"memory_processed_bytes", "memory_remaining_bytes", b"memory_remaining_bytes", "memory_total_bytes", b"memory_total_bytes", "phase", b"phase", "remaining_ms", b"remaining_ms", "throughput_bytes_s", b"throughput_bytes_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1124,6 +1574,70 @@ class DeleteImageResponse(_message.Message):
 Global___DeleteImageResponse: _TypeAlias = DeleteImageResponse  # noqa: Y015
 
 @_typing.final
+class FetchImageRequest(_message.Message):
+    """Request of FetchImage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    pool_id: _builtins.str
+    """The pool to have it in."""
+    digest: _builtins.str
+    """SHA-256 of the image, in lower-case hexadecimal."""
+    format: Global___DiskFormat.ValueType
+    """The format that it must have."""
+    size_bytes: _builtins.int
+    """Its size, in bytes."""
+    @_builtins.property
+    def source(self) -> Global___PoolSource:
+        """Where it is to be had."""
+
+    def __init__(
+        self,
+        *,
+        pool_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        format: Global___DiskFormat.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        source: Global___PoolSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "pool_id", b"pool_id", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchImageRequest: _TypeAlias = FetchImageRequest  # noqa: Y015
+
+@_typing.final
+class FetchImageResponse(_message.Message):
+    """Response of FetchImage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___ImageFile:
+        """The image as it is kept."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___ImageFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchImageResponse: _TypeAlias = FetchImageResponse  # noqa: Y015
+
+@_typing.final
 class CreateDiskRequest(_message.Message):
     """Request of CreateDisk."""
 
@@ -1169,6 +1683,445 @@ class CreateDiskResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateDiskResponse: _TypeAlias = CreateDiskResponse  # noqa: Y015
+
+@_typing.final
+class DropRescueDiskRequest(_message.Message):
+    """Request of DropRescueDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropRescueDiskRequest: _TypeAlias = DropRescueDiskRequest  # noqa: Y015
+
+@_typing.final
+class DropRescueDiskResponse(_message.Message):
+    """Response of DropRescueDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropRescueDiskResponse: _TypeAlias = DropRescueDiskResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceDiskRequest(_message.Message):
+    """Request of ReplaceDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDiskRequest: _TypeAlias = ReplaceDiskRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceDiskResponse(_message.Message):
+    """Response of ReplaceDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDiskResponse: _TypeAlias = ReplaceDiskResponse  # noqa: Y015
+
+@_typing.final
+class ResizeDiskRequest(_message.Message):
+    """Request of ResizeDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeDiskRequest: _TypeAlias = ResizeDiskRequest  # noqa: Y015
+
+@_typing.final
+class ResizeDiskResponse(_message.Message):
+    """Response of ResizeDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeDiskResponse: _TypeAlias = ResizeDiskResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmDiskRequest(_message.Message):
+    """Request of ConfirmDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmDiskRequest: _TypeAlias = ConfirmDiskRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmDiskResponse(_message.Message):
+    """Response of ConfirmDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmDiskResponse: _TypeAlias = ConfirmDiskResponse  # noqa: Y015
+
+@_typing.final
+class RevertDiskRequest(_message.Message):
+    """Request of RevertDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertDiskRequest: _TypeAlias = RevertDiskRequest  # noqa: Y015
+
+@_typing.final
+class RevertDiskResponse(_message.Message):
+    """Response of RevertDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertDiskResponse: _TypeAlias = RevertDiskResponse  # noqa: Y015
+
+@_typing.final
+class PullDiskRequest(_message.Message):
+    """Request of PullDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    @_builtins.property
+    def source(self) -> Global___PoolSource:
+        """Where they are to be had."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+        source: Global___PoolSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullDiskRequest: _TypeAlias = PullDiskRequest  # noqa: Y015
+
+@_typing.final
+class PullDiskResponse(_message.Message):
+    """Response of PullDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullDiskResponse: _TypeAlias = PullDiskResponse  # noqa: Y015
+
+@_typing.final
+class ReadDiskRequest(_message.Message):
+    """Request of ReadDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    pool_id: _builtins.str
+    """The pool that holds it."""
+    uid: _builtins.str
+    """The instance's uid."""
+    file: _builtins.str
+    """The name of one of its files; empty: the list of them, as JSON."""
+    offset: _builtins.int
+    """Where to start, in bytes."""
+    def __init__(
+        self,
+        *,
+        pool_id: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        file: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "offset", b"offset", "pool_id", b"pool_id", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadDiskRequest: _TypeAlias = ReadDiskRequest  # noqa: Y015
+
+@_typing.final
+class ReadDiskResponse(_message.Message):
+    """Response of ReadDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadDiskResponse: _TypeAlias = ReadDiskResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotDiskRequest(_message.Message):
+    """Request of SnapshotDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotDiskRequest: _TypeAlias = SnapshotDiskRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotDiskResponse(_message.Message):
+    """Response of SnapshotDisk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotFile:
+        """What was made."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___SnapshotFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotDiskResponse: _TypeAlias = SnapshotDiskResponse  # noqa: Y015
+
+@_typing.final
+class TakeInventoryRequest(_message.Message):
+    """Request of TakeInventory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeInventoryRequest: _TypeAlias = TakeInventoryRequest  # noqa: Y015
+
+@_typing.final
+class TakeInventoryResponse(_message.Message):
+    """Response of TakeInventory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Inventory:
+        """What was found."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Inventory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeInventoryResponse: _TypeAlias = TakeInventoryResponse  # noqa: Y015
 
 @_typing.final
 class ClaimRunEpochRequest(_message.Message):
@@ -1225,6 +2178,9 @@ class StartGuestRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    paused: _builtins.bool
+    """Whether its processors stay halted."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who asks."""
@@ -1238,10 +2194,11 @@ class StartGuestRequest(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         spec: Global___GuestSpec | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "paused", b"paused", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1386,6 +2343,58 @@ class RebootGuestResponse(_message.Message):
 Global___RebootGuestResponse: _TypeAlias = RebootGuestResponse  # noqa: Y015
 
 @_typing.final
+class PauseGuestRequest(_message.Message):
+    """Request of PauseGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """The instance's uid."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseGuestRequest: _TypeAlias = PauseGuestRequest  # noqa: Y015
+
+@_typing.final
+class PauseGuestResponse(_message.Message):
+    """Response of PauseGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guest(self) -> Global___GuestStatus:
+        """The guest afterwards."""
+
+    def __init__(
+        self,
+        *,
+        guest: Global___GuestStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseGuestResponse: _TypeAlias = PauseGuestResponse  # noqa: Y015
+
+@_typing.final
 class ResumeGuestRequest(_message.Message):
     """Request of ResumeGuest."""
 
@@ -1436,6 +2445,206 @@ class ResumeGuestResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeGuestResponse: _TypeAlias = ResumeGuestResponse  # noqa: Y015
+
+@_typing.final
+class SuspendGuestRequest(_message.Message):
+    """Request of SuspendGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendGuestRequest: _TypeAlias = SuspendGuestRequest  # noqa: Y015
+
+@_typing.final
+class SuspendGuestResponse(_message.Message):
+    """Response of SuspendGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guest(self) -> Global___GuestStatus:
+        """The guest afterwards."""
+
+    def __init__(
+        self,
+        *,
+        guest: Global___GuestStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendGuestResponse: _TypeAlias = SuspendGuestResponse  # noqa: Y015
+
+@_typing.final
+class WakeGuestRequest(_message.Message):
+    """Request of WakeGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeGuestRequest: _TypeAlias = WakeGuestRequest  # noqa: Y015
+
+@_typing.final
+class WakeGuestResponse(_message.Message):
+    """Response of WakeGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guest(self) -> Global___GuestStatus:
+        """The guest afterwards."""
+
+    def __init__(
+        self,
+        *,
+        guest: Global___GuestStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guest", b"guest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeGuestResponse: _TypeAlias = WakeGuestResponse  # noqa: Y015
+
+@_typing.final
+class DiscardMemoryRequest(_message.Message):
+    """Request of DiscardMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    @_builtins.property
+    def spec(self) -> Global___GuestSpec:
+        """The guest."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        spec: Global___GuestSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardMemoryRequest: _TypeAlias = DiscardMemoryRequest  # noqa: Y015
+
+@_typing.final
+class DiscardMemoryResponse(_message.Message):
+    """Response of DiscardMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardMemoryResponse: _TypeAlias = DiscardMemoryResponse  # noqa: Y015
+
+@_typing.final
+class InjectNmiRequest(_message.Message):
+    """Request of InjectNmi."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """The instance's uid."""
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectNmiRequest: _TypeAlias = InjectNmiRequest  # noqa: Y015
+
+@_typing.final
+class InjectNmiResponse(_message.Message):
+    """Response of InjectNmi."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectNmiResponse: _TypeAlias = InjectNmiResponse  # noqa: Y015
 
 @_typing.final
 class RemoveGuestRequest(_message.Message):
@@ -1699,6 +2908,84 @@ class ReadConsoleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadConsoleResponse: _TypeAlias = ReadConsoleResponse  # noqa: Y015
+
+@_typing.final
+class AttachConsoleHeader(_message.Message):
+    """Which console is to be attached: the first message of AttachConsole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    TAKE_OVER_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """The instance's uid."""
+    take_over: _builtins.bool
+    """End whoever is attached, instead of being refused."""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        take_over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["take_over", b"take_over", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachConsoleHeader: _TypeAlias = AttachConsoleHeader  # noqa: Y015
+
+@_typing.final
+class AttachConsoleRequest(_message.Message):
+    """Request of AttachConsole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    input: _builtins.bytes
+    """The next bytes for the guest, at most 64 KiB."""
+    @_builtins.property
+    def header(self) -> Global___AttachConsoleHeader:
+        """Which console."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___AttachConsoleHeader | None = ...,
+        input: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "input", b"input", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "input", b"input", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "input"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___AttachConsoleRequest: _TypeAlias = AttachConsoleRequest  # noqa: Y015
+
+@_typing.final
+class AttachConsoleResponse(_message.Message):
+    """Response of AttachConsole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    output: _builtins.bytes
+    """The next bytes that the guest wrote; empty in the first message."""
+    def __init__(
+        self,
+        *,
+        output: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachConsoleResponse: _TypeAlias = AttachConsoleResponse  # noqa: Y015
 
 @_typing.final
 class TunnelHeader(_message.Message):

@@ -76,10 +76,60 @@ class AgentServiceStub:
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DeleteImageRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DeleteImageResponse.FromString,
                 _registered_method=True)
+        self.FetchImage = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/FetchImage',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageResponse.FromString,
+                _registered_method=True)
         self.CreateDisk = channel.unary_unary(
                 '/leeward.agent.v1.AgentService/CreateDisk',
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskResponse.FromString,
+                _registered_method=True)
+        self.DropRescueDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/DropRescueDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskResponse.FromString,
+                _registered_method=True)
+        self.ReplaceDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/ReplaceDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskResponse.FromString,
+                _registered_method=True)
+        self.ResizeDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/ResizeDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskResponse.FromString,
+                _registered_method=True)
+        self.ConfirmDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/ConfirmDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskResponse.FromString,
+                _registered_method=True)
+        self.RevertDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/RevertDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskResponse.FromString,
+                _registered_method=True)
+        self.PullDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/PullDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskResponse.FromString,
+                _registered_method=True)
+        self.ReadDisk = channel.unary_stream(
+                '/leeward.agent.v1.AgentService/ReadDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskResponse.FromString,
+                _registered_method=True)
+        self.SnapshotDisk = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/SnapshotDisk',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskResponse.FromString,
+                _registered_method=True)
+        self.TakeInventory = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/TakeInventory',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryResponse.FromString,
                 _registered_method=True)
         self.ClaimRunEpoch = channel.unary_unary(
                 '/leeward.agent.v1.AgentService/ClaimRunEpoch',
@@ -101,10 +151,35 @@ class AgentServiceStub:
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RebootGuestRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RebootGuestResponse.FromString,
                 _registered_method=True)
+        self.PauseGuest = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/PauseGuest',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestResponse.FromString,
+                _registered_method=True)
         self.ResumeGuest = channel.unary_unary(
                 '/leeward.agent.v1.AgentService/ResumeGuest',
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestResponse.FromString,
+                _registered_method=True)
+        self.SuspendGuest = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/SuspendGuest',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestResponse.FromString,
+                _registered_method=True)
+        self.WakeGuest = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/WakeGuest',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestResponse.FromString,
+                _registered_method=True)
+        self.DiscardMemory = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/DiscardMemory',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryResponse.FromString,
+                _registered_method=True)
+        self.InjectNmi = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/InjectNmi',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.FromString,
                 _registered_method=True)
         self.RemoveGuest = channel.unary_unary(
                 '/leeward.agent.v1.AgentService/RemoveGuest',
@@ -130,6 +205,11 @@ class AgentServiceStub:
                 '/leeward.agent.v1.AgentService/ReadConsole',
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleResponse.FromString,
+                _registered_method=True)
+        self.AttachConsole = channel.stream_stream(
+                '/leeward.agent.v1.AgentService/AttachConsole',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleResponse.FromString,
                 _registered_method=True)
         self.Tunnel = channel.stream_stream(
                 '/leeward.agent.v1.AgentService/Tunnel',
@@ -200,8 +280,81 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchImage(self, request, context):
+        """Have an image in a pool, from another node's pool if it is not there. Resumed where it was cut, and verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateDisk(self, request, context):
-        """Make the guest's copy-on-write root disk over its image, unless it exists.
+        """Make what is missing of the guest's disks: the copy-on-write root disk over its image, data disks, the seed disk, the
+        rescue disk, the variables of its firmware.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropRescueDisk(self, request, context):
+        """Delete the rescue disk; the guest's own are untouched. No error when absent. Refused while it runs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceDisk(self, request, context):
+        """Give the guest a new root disk over its image, once for each operation; the old one is gone when the new one is
+        whole. Refused while it runs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeDisk(self, request, context):
+        """Keep the root disk aside and go on with a larger copy of it, once for each operation. Refused while it runs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmDisk(self, request, context):
+        """Delete the root disk that ResizeDisk kept aside. No error when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertDisk(self, request, context):
+        """Put the root disk back that ResizeDisk kept aside. No error when there is none. Refused while it runs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullDisk(self, request, context):
+        """Copy all disks of a stopped guest from another node's pool, whole or not at all. Resumed where it was cut.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadDisk(self, request, context):
+        """The bytes of one of a stopped guest's disk files from an offset on, or the list of them, for PullDisk of another
+        agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SnapshotDisk(self, request, context):
+        """Make an image of the guest's root disk in the same pool, once for each operation. A guest that runs is not stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeInventory(self, request, context):
+        """All that this host holds, as it is now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,7 +369,7 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartGuest(self, request, context):
-        """Define and start the guest, unless it runs already. Refused unless the epoch beside the disk is the guest's own and
+        """Define and start the guest, unless it is in memory already. Refused unless the epoch beside the disk is the guest's own and
         names this node; then nothing was started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -237,8 +390,44 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseGuest(self, request, context):
+        """Halt the guest's processors. No error when they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeGuest(self, request, context):
         """Let a paused guest run on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendGuest(self, request, context):
+        """Write the guest's memory beside its disk and end its process. When it fails the guest runs on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WakeGuest(self, request, context):
+        """Bring a guest back from its memory file, which is used once, and let it run. The right to run is checked as in
+        StartGuest. No error when it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardMemory(self, request, context):
+        """Delete the memory file of a suspended guest. No error when absent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InjectNmi(self, request, context):
+        """Send the guest a non-maskable interrupt, by which guests write their crash dump.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,9 +448,9 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MigrateGuest(self, request, context):
-        """Live-migrate to another node over shared storage, and tell the progress at least four times a second. The last
-        message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the running migration, or
-        gets the outcome of the finished one. Closing the stream does not stop the migration.
+        """Live-migrate to another node, over shared storage or together with the disks, and tell the progress at least four
+        times a second. The last message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the
+        running migration, or gets the outcome of the finished one. Closing the stream does not stop the migration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -276,6 +465,15 @@ class AgentServiceServicer:
 
     def ReadConsole(self, request, context):
         """The guest's serial console log on this host.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachConsole(self, request_iterator, context):
+        """The guest's serial console. The first request is the header, the others are bytes for the guest. The first answer is
+        empty and tells that the console is attached, the others are what the guest writes from then on. Ends when the guest
+        stops; refused with reason CONSOLE_IN_USE while another one is attached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,10 +531,60 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DeleteImageRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DeleteImageResponse.SerializeToString,
             ),
+            'FetchImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchImage,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageResponse.SerializeToString,
+            ),
             'CreateDisk': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateDisk,
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskResponse.SerializeToString,
+            ),
+            'DropRescueDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropRescueDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskResponse.SerializeToString,
+            ),
+            'ReplaceDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskResponse.SerializeToString,
+            ),
+            'ResizeDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskResponse.SerializeToString,
+            ),
+            'ConfirmDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskResponse.SerializeToString,
+            ),
+            'RevertDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskResponse.SerializeToString,
+            ),
+            'PullDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.PullDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskResponse.SerializeToString,
+            ),
+            'ReadDisk': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskResponse.SerializeToString,
+            ),
+            'SnapshotDisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.SnapshotDisk,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskResponse.SerializeToString,
+            ),
+            'TakeInventory': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeInventory,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryResponse.SerializeToString,
             ),
             'ClaimRunEpoch': grpc.unary_unary_rpc_method_handler(
                     servicer.ClaimRunEpoch,
@@ -358,10 +606,35 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RebootGuestRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RebootGuestResponse.SerializeToString,
             ),
+            'PauseGuest': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseGuest,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestResponse.SerializeToString,
+            ),
             'ResumeGuest': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeGuest,
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestResponse.SerializeToString,
+            ),
+            'SuspendGuest': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendGuest,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestResponse.SerializeToString,
+            ),
+            'WakeGuest': grpc.unary_unary_rpc_method_handler(
+                    servicer.WakeGuest,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestResponse.SerializeToString,
+            ),
+            'DiscardMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardMemory,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryResponse.SerializeToString,
+            ),
+            'InjectNmi': grpc.unary_unary_rpc_method_handler(
+                    servicer.InjectNmi,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.SerializeToString,
             ),
             'RemoveGuest': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveGuest,
@@ -387,6 +660,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ReadConsole,
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleResponse.SerializeToString,
+            ),
+            'AttachConsole': grpc.stream_stream_rpc_method_handler(
+                    servicer.AttachConsole,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleResponse.SerializeToString,
             ),
             'Tunnel': grpc.stream_stream_rpc_method_handler(
                     servicer.Tunnel,
@@ -623,6 +901,33 @@ class AgentService:
             _registered_method=True)
 
     @staticmethod
+    def FetchImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/FetchImage',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.FetchImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateDisk(request,
             target,
             options=(),
@@ -639,6 +944,249 @@ class AgentService:
             '/leeward.agent.v1.AgentService/CreateDisk',
             leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskRequest.SerializeToString,
             leeward_dot_agent_dot_v1_dot_agent__pb2.CreateDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropRescueDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/DropRescueDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.DropRescueDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/ReplaceDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ReplaceDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/ResizeDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ResizeDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/ConfirmDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ConfirmDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/RevertDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.RevertDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/PullDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.PullDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/ReadDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ReadDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SnapshotDisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/SnapshotDisk',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.SnapshotDiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeInventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/TakeInventory',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.TakeInventoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -758,6 +1306,33 @@ class AgentService:
             _registered_method=True)
 
     @staticmethod
+    def PauseGuest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/PauseGuest',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.PauseGuestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResumeGuest(request,
             target,
             options=(),
@@ -774,6 +1349,114 @@ class AgentService:
             '/leeward.agent.v1.AgentService/ResumeGuest',
             leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestRequest.SerializeToString,
             leeward_dot_agent_dot_v1_dot_agent__pb2.ResumeGuestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendGuest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/SuspendGuest',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.SuspendGuestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WakeGuest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/WakeGuest',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.WakeGuestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/DiscardMemory',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.DiscardMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InjectNmi(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/InjectNmi',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -909,6 +1592,33 @@ class AgentService:
             '/leeward.agent.v1.AgentService/ReadConsole',
             leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleRequest.SerializeToString,
             leeward_dot_agent_dot_v1_dot_agent__pb2.ReadConsoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachConsole(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/leeward.agent.v1.AgentService/AttachConsole',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.AttachConsoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

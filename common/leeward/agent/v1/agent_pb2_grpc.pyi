@@ -58,35 +58,78 @@ class AgentServiceStub:
     """The bytes of an image from an offset on."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteImageRequest, _agent_pb2.DeleteImageResponse]
     """Remove an image; no error when absent. Refused while a disk in the pool is based on it."""
+    FetchImage: _grpc.UnaryUnaryMultiCallable[_agent_pb2.FetchImageRequest, _agent_pb2.FetchImageResponse]
+    """Have an image in a pool, from another node's pool if it is not there. Resumed where it was cut, and verified."""
     CreateDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateDiskRequest, _agent_pb2.CreateDiskResponse]
-    """Make the guest's copy-on-write root disk over its image, unless it exists."""
+    """Make what is missing of the guest's disks: the copy-on-write root disk over its image, data disks, the seed disk, the
+    rescue disk, the variables of its firmware.
+    """
+    DropRescueDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DropRescueDiskRequest, _agent_pb2.DropRescueDiskResponse]
+    """Delete the rescue disk; the guest's own are untouched. No error when absent. Refused while it runs here."""
+    ReplaceDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReplaceDiskRequest, _agent_pb2.ReplaceDiskResponse]
+    """Give the guest a new root disk over its image, once for each operation; the old one is gone when the new one is
+    whole. Refused while it runs here.
+    """
+    ResizeDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ResizeDiskRequest, _agent_pb2.ResizeDiskResponse]
+    """Keep the root disk aside and go on with a larger copy of it, once for each operation. Refused while it runs here."""
+    ConfirmDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ConfirmDiskRequest, _agent_pb2.ConfirmDiskResponse]
+    """Delete the root disk that ResizeDisk kept aside. No error when there is none."""
+    RevertDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RevertDiskRequest, _agent_pb2.RevertDiskResponse]
+    """Put the root disk back that ResizeDisk kept aside. No error when there is none. Refused while it runs here."""
+    PullDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.PullDiskRequest, _agent_pb2.PullDiskResponse]
+    """Copy all disks of a stopped guest from another node's pool, whole or not at all. Resumed where it was cut."""
+    ReadDisk: _grpc.UnaryStreamMultiCallable[_agent_pb2.ReadDiskRequest, _agent_pb2.ReadDiskResponse]
+    """The bytes of one of a stopped guest's disk files from an offset on, or the list of them, for PullDisk of another
+    agent.
+    """
+    SnapshotDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SnapshotDiskRequest, _agent_pb2.SnapshotDiskResponse]
+    """Make an image of the guest's root disk in the same pool, once for each operation. A guest that runs is not stopped."""
+    TakeInventory: _grpc.UnaryUnaryMultiCallable[_agent_pb2.TakeInventoryRequest, _agent_pb2.TakeInventoryResponse]
+    """All that this host holds, as it is now."""
     ClaimRunEpoch: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ClaimRunEpochRequest, _agent_pb2.ClaimRunEpochResponse]
     """Write the run epoch and this node's name beside the disk, durably. Refused when a higher epoch, or the same one of
     another node, is there.
     """
     StartGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StartGuestRequest, _agent_pb2.StartGuestResponse]
-    """Define and start the guest, unless it runs already. Refused unless the epoch beside the disk is the guest's own and
+    """Define and start the guest, unless it is in memory already. Refused unless the epoch beside the disk is the guest's own and
     names this node; then nothing was started.
     """
     StopGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopGuestRequest, _agent_pb2.StopGuestResponse]
     """Stop it: ask by ACPI, and kill it after the grace period. STOPPED or ABSENT afterwards."""
     RebootGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RebootGuestRequest, _agent_pb2.RebootGuestResponse]
     """Restart a running guest. A SOFT reboot without reaction becomes a HARD one, and the answer says so."""
+    PauseGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.PauseGuestRequest, _agent_pb2.PauseGuestResponse]
+    """Halt the guest's processors. No error when they are."""
     ResumeGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ResumeGuestRequest, _agent_pb2.ResumeGuestResponse]
     """Let a paused guest run on."""
+    SuspendGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SuspendGuestRequest, _agent_pb2.SuspendGuestResponse]
+    """Write the guest's memory beside its disk and end its process. When it fails the guest runs on."""
+    WakeGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.WakeGuestRequest, _agent_pb2.WakeGuestResponse]
+    """Bring a guest back from its memory file, which is used once, and let it run. The right to run is checked as in
+    StartGuest. No error when it runs.
+    """
+    DiscardMemory: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DiscardMemoryRequest, _agent_pb2.DiscardMemoryResponse]
+    """Delete the memory file of a suspended guest. No error when absent."""
+    InjectNmi: _grpc.UnaryUnaryMultiCallable[_agent_pb2.InjectNmiRequest, _agent_pb2.InjectNmiResponse]
+    """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
     RemoveGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RemoveGuestRequest, _agent_pb2.RemoveGuestResponse]
     """Kill it if it runs and forget its definition. The disk stays. No error when absent."""
     DeleteDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteDiskRequest, _agent_pb2.DeleteDiskResponse]
     """Delete the guest's disks and what lies beside them. No error when absent. Refused while it runs here."""
     MigrateGuest: _grpc.UnaryStreamMultiCallable[_agent_pb2.MigrateGuestRequest, _agent_pb2.MigrateGuestResponse]
-    """Live-migrate to another node over shared storage, and tell the progress at least four times a second. The last
-    message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the running migration, or
-    gets the outcome of the finished one. Closing the stream does not stop the migration.
+    """Live-migrate to another node, over shared storage or together with the disks, and tell the progress at least four
+    times a second. The last message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the
+    running migration, or gets the outcome of the finished one. Closing the stream does not stop the migration.
     """
     CancelMigration: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CancelMigrationRequest, _agent_pb2.CancelMigrationResponse]
     """Ask a running migration to stop; no error when none runs. The outcome comes from MigrateGuest."""
     ReadConsole: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReadConsoleRequest, _agent_pb2.ReadConsoleResponse]
     """The guest's serial console log on this host."""
+    AttachConsole: _grpc.StreamStreamMultiCallable[_agent_pb2.AttachConsoleRequest, _agent_pb2.AttachConsoleResponse]
+    """The guest's serial console. The first request is the header, the others are bytes for the guest. The first answer is
+    empty and tells that the console is attached, the others are what the guest writes from then on. Ends when the guest
+    stops; refused with reason CONSOLE_IN_USE while another one is attached.
+    """
     Tunnel: _grpc.StreamStreamMultiCallable[_agent_pb2.TunnelFrame, _agent_pb2.TunnelFrame]
     """One connection of a migration, spliced from a unix socket on the source host to one on the destination host. The
     source's first frame is the header, and the destination answers it with an empty frame once it is connected. Called
@@ -118,35 +161,78 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """The bytes of an image from an offset on."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteImageRequest, _agent_pb2.DeleteImageResponse]  # type: ignore[assignment]
     """Remove an image; no error when absent. Refused while a disk in the pool is based on it."""
+    FetchImage: _aio.UnaryUnaryMultiCallable[_agent_pb2.FetchImageRequest, _agent_pb2.FetchImageResponse]  # type: ignore[assignment]
+    """Have an image in a pool, from another node's pool if it is not there. Resumed where it was cut, and verified."""
     CreateDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateDiskRequest, _agent_pb2.CreateDiskResponse]  # type: ignore[assignment]
-    """Make the guest's copy-on-write root disk over its image, unless it exists."""
+    """Make what is missing of the guest's disks: the copy-on-write root disk over its image, data disks, the seed disk, the
+    rescue disk, the variables of its firmware.
+    """
+    DropRescueDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.DropRescueDiskRequest, _agent_pb2.DropRescueDiskResponse]  # type: ignore[assignment]
+    """Delete the rescue disk; the guest's own are untouched. No error when absent. Refused while it runs here."""
+    ReplaceDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReplaceDiskRequest, _agent_pb2.ReplaceDiskResponse]  # type: ignore[assignment]
+    """Give the guest a new root disk over its image, once for each operation; the old one is gone when the new one is
+    whole. Refused while it runs here.
+    """
+    ResizeDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ResizeDiskRequest, _agent_pb2.ResizeDiskResponse]  # type: ignore[assignment]
+    """Keep the root disk aside and go on with a larger copy of it, once for each operation. Refused while it runs here."""
+    ConfirmDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.ConfirmDiskRequest, _agent_pb2.ConfirmDiskResponse]  # type: ignore[assignment]
+    """Delete the root disk that ResizeDisk kept aside. No error when there is none."""
+    RevertDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.RevertDiskRequest, _agent_pb2.RevertDiskResponse]  # type: ignore[assignment]
+    """Put the root disk back that ResizeDisk kept aside. No error when there is none. Refused while it runs here."""
+    PullDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.PullDiskRequest, _agent_pb2.PullDiskResponse]  # type: ignore[assignment]
+    """Copy all disks of a stopped guest from another node's pool, whole or not at all. Resumed where it was cut."""
+    ReadDisk: _aio.UnaryStreamMultiCallable[_agent_pb2.ReadDiskRequest, _agent_pb2.ReadDiskResponse]  # type: ignore[assignment]
+    """The bytes of one of a stopped guest's disk files from an offset on, or the list of them, for PullDisk of another
+    agent.
+    """
+    SnapshotDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.SnapshotDiskRequest, _agent_pb2.SnapshotDiskResponse]  # type: ignore[assignment]
+    """Make an image of the guest's root disk in the same pool, once for each operation. A guest that runs is not stopped."""
+    TakeInventory: _aio.UnaryUnaryMultiCallable[_agent_pb2.TakeInventoryRequest, _agent_pb2.TakeInventoryResponse]  # type: ignore[assignment]
+    """All that this host holds, as it is now."""
     ClaimRunEpoch: _aio.UnaryUnaryMultiCallable[_agent_pb2.ClaimRunEpochRequest, _agent_pb2.ClaimRunEpochResponse]  # type: ignore[assignment]
     """Write the run epoch and this node's name beside the disk, durably. Refused when a higher epoch, or the same one of
     another node, is there.
     """
     StartGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.StartGuestRequest, _agent_pb2.StartGuestResponse]  # type: ignore[assignment]
-    """Define and start the guest, unless it runs already. Refused unless the epoch beside the disk is the guest's own and
+    """Define and start the guest, unless it is in memory already. Refused unless the epoch beside the disk is the guest's own and
     names this node; then nothing was started.
     """
     StopGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopGuestRequest, _agent_pb2.StopGuestResponse]  # type: ignore[assignment]
     """Stop it: ask by ACPI, and kill it after the grace period. STOPPED or ABSENT afterwards."""
     RebootGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.RebootGuestRequest, _agent_pb2.RebootGuestResponse]  # type: ignore[assignment]
     """Restart a running guest. A SOFT reboot without reaction becomes a HARD one, and the answer says so."""
+    PauseGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.PauseGuestRequest, _agent_pb2.PauseGuestResponse]  # type: ignore[assignment]
+    """Halt the guest's processors. No error when they are."""
     ResumeGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.ResumeGuestRequest, _agent_pb2.ResumeGuestResponse]  # type: ignore[assignment]
     """Let a paused guest run on."""
+    SuspendGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.SuspendGuestRequest, _agent_pb2.SuspendGuestResponse]  # type: ignore[assignment]
+    """Write the guest's memory beside its disk and end its process. When it fails the guest runs on."""
+    WakeGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.WakeGuestRequest, _agent_pb2.WakeGuestResponse]  # type: ignore[assignment]
+    """Bring a guest back from its memory file, which is used once, and let it run. The right to run is checked as in
+    StartGuest. No error when it runs.
+    """
+    DiscardMemory: _aio.UnaryUnaryMultiCallable[_agent_pb2.DiscardMemoryRequest, _agent_pb2.DiscardMemoryResponse]  # type: ignore[assignment]
+    """Delete the memory file of a suspended guest. No error when absent."""
+    InjectNmi: _aio.UnaryUnaryMultiCallable[_agent_pb2.InjectNmiRequest, _agent_pb2.InjectNmiResponse]  # type: ignore[assignment]
+    """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
     RemoveGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.RemoveGuestRequest, _agent_pb2.RemoveGuestResponse]  # type: ignore[assignment]
     """Kill it if it runs and forget its definition. The disk stays. No error when absent."""
     DeleteDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteDiskRequest, _agent_pb2.DeleteDiskResponse]  # type: ignore[assignment]
     """Delete the guest's disks and what lies beside them. No error when absent. Refused while it runs here."""
     MigrateGuest: _aio.UnaryStreamMultiCallable[_agent_pb2.MigrateGuestRequest, _agent_pb2.MigrateGuestResponse]  # type: ignore[assignment]
-    """Live-migrate to another node over shared storage, and tell the progress at least four times a second. The last
-    message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the running migration, or
-    gets the outcome of the finished one. Closing the stream does not stop the migration.
+    """Live-migrate to another node, over shared storage or together with the disks, and tell the progress at least four
+    times a second. The last message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the
+    running migration, or gets the outcome of the finished one. Closing the stream does not stop the migration.
     """
     CancelMigration: _aio.UnaryUnaryMultiCallable[_agent_pb2.CancelMigrationRequest, _agent_pb2.CancelMigrationResponse]  # type: ignore[assignment]
     """Ask a running migration to stop; no error when none runs. The outcome comes from MigrateGuest."""
     ReadConsole: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReadConsoleRequest, _agent_pb2.ReadConsoleResponse]  # type: ignore[assignment]
     """The guest's serial console log on this host."""
+    AttachConsole: _aio.StreamStreamMultiCallable[_agent_pb2.AttachConsoleRequest, _agent_pb2.AttachConsoleResponse]  # type: ignore[assignment]
+    """The guest's serial console. The first request is the header, the others are bytes for the guest. The first answer is
+    empty and tells that the console is attached, the others are what the guest writes from then on. Ends when the guest
+    stops; refused with reason CONSOLE_IN_USE while another one is attached.
+    """
     Tunnel: _aio.StreamStreamMultiCallable[_agent_pb2.TunnelFrame, _agent_pb2.TunnelFrame]  # type: ignore[assignment]
     """One connection of a migration, spliced from a unix socket on the source host to one on the destination host. The
     source's first frame is the header, and the destination answers it with an empty frame once it is connected. Called
@@ -225,12 +311,98 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Remove an image; no error when absent. Refused while a disk in the pool is based on it."""
 
     @_abc_1.abstractmethod
+    def FetchImage(
+        self,
+        request: _agent_pb2.FetchImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.FetchImageResponse, _abc.Awaitable[_agent_pb2.FetchImageResponse]]:
+        """Have an image in a pool, from another node's pool if it is not there. Resumed where it was cut, and verified."""
+
+    @_abc_1.abstractmethod
     def CreateDisk(
         self,
         request: _agent_pb2.CreateDiskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.CreateDiskResponse, _abc.Awaitable[_agent_pb2.CreateDiskResponse]]:
-        """Make the guest's copy-on-write root disk over its image, unless it exists."""
+        """Make what is missing of the guest's disks: the copy-on-write root disk over its image, data disks, the seed disk, the
+        rescue disk, the variables of its firmware.
+        """
+
+    @_abc_1.abstractmethod
+    def DropRescueDisk(
+        self,
+        request: _agent_pb2.DropRescueDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.DropRescueDiskResponse, _abc.Awaitable[_agent_pb2.DropRescueDiskResponse]]:
+        """Delete the rescue disk; the guest's own are untouched. No error when absent. Refused while it runs here."""
+
+    @_abc_1.abstractmethod
+    def ReplaceDisk(
+        self,
+        request: _agent_pb2.ReplaceDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ReplaceDiskResponse, _abc.Awaitable[_agent_pb2.ReplaceDiskResponse]]:
+        """Give the guest a new root disk over its image, once for each operation; the old one is gone when the new one is
+        whole. Refused while it runs here.
+        """
+
+    @_abc_1.abstractmethod
+    def ResizeDisk(
+        self,
+        request: _agent_pb2.ResizeDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ResizeDiskResponse, _abc.Awaitable[_agent_pb2.ResizeDiskResponse]]:
+        """Keep the root disk aside and go on with a larger copy of it, once for each operation. Refused while it runs here."""
+
+    @_abc_1.abstractmethod
+    def ConfirmDisk(
+        self,
+        request: _agent_pb2.ConfirmDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ConfirmDiskResponse, _abc.Awaitable[_agent_pb2.ConfirmDiskResponse]]:
+        """Delete the root disk that ResizeDisk kept aside. No error when there is none."""
+
+    @_abc_1.abstractmethod
+    def RevertDisk(
+        self,
+        request: _agent_pb2.RevertDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.RevertDiskResponse, _abc.Awaitable[_agent_pb2.RevertDiskResponse]]:
+        """Put the root disk back that ResizeDisk kept aside. No error when there is none. Refused while it runs here."""
+
+    @_abc_1.abstractmethod
+    def PullDisk(
+        self,
+        request: _agent_pb2.PullDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.PullDiskResponse, _abc.Awaitable[_agent_pb2.PullDiskResponse]]:
+        """Copy all disks of a stopped guest from another node's pool, whole or not at all. Resumed where it was cut."""
+
+    @_abc_1.abstractmethod
+    def ReadDisk(
+        self,
+        request: _agent_pb2.ReadDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.ReadDiskResponse], _abc.AsyncIterator[_agent_pb2.ReadDiskResponse]]:
+        """The bytes of one of a stopped guest's disk files from an offset on, or the list of them, for PullDisk of another
+        agent.
+        """
+
+    @_abc_1.abstractmethod
+    def SnapshotDisk(
+        self,
+        request: _agent_pb2.SnapshotDiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.SnapshotDiskResponse, _abc.Awaitable[_agent_pb2.SnapshotDiskResponse]]:
+        """Make an image of the guest's root disk in the same pool, once for each operation. A guest that runs is not stopped."""
+
+    @_abc_1.abstractmethod
+    def TakeInventory(
+        self,
+        request: _agent_pb2.TakeInventoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.TakeInventoryResponse, _abc.Awaitable[_agent_pb2.TakeInventoryResponse]]:
+        """All that this host holds, as it is now."""
 
     @_abc_1.abstractmethod
     def ClaimRunEpoch(
@@ -248,7 +420,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.StartGuestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StartGuestResponse, _abc.Awaitable[_agent_pb2.StartGuestResponse]]:
-        """Define and start the guest, unless it runs already. Refused unless the epoch beside the disk is the guest's own and
+        """Define and start the guest, unless it is in memory already. Refused unless the epoch beside the disk is the guest's own and
         names this node; then nothing was started.
         """
 
@@ -269,12 +441,54 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Restart a running guest. A SOFT reboot without reaction becomes a HARD one, and the answer says so."""
 
     @_abc_1.abstractmethod
+    def PauseGuest(
+        self,
+        request: _agent_pb2.PauseGuestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.PauseGuestResponse, _abc.Awaitable[_agent_pb2.PauseGuestResponse]]:
+        """Halt the guest's processors. No error when they are."""
+
+    @_abc_1.abstractmethod
     def ResumeGuest(
         self,
         request: _agent_pb2.ResumeGuestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ResumeGuestResponse, _abc.Awaitable[_agent_pb2.ResumeGuestResponse]]:
         """Let a paused guest run on."""
+
+    @_abc_1.abstractmethod
+    def SuspendGuest(
+        self,
+        request: _agent_pb2.SuspendGuestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.SuspendGuestResponse, _abc.Awaitable[_agent_pb2.SuspendGuestResponse]]:
+        """Write the guest's memory beside its disk and end its process. When it fails the guest runs on."""
+
+    @_abc_1.abstractmethod
+    def WakeGuest(
+        self,
+        request: _agent_pb2.WakeGuestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.WakeGuestResponse, _abc.Awaitable[_agent_pb2.WakeGuestResponse]]:
+        """Bring a guest back from its memory file, which is used once, and let it run. The right to run is checked as in
+        StartGuest. No error when it runs.
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardMemory(
+        self,
+        request: _agent_pb2.DiscardMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.DiscardMemoryResponse, _abc.Awaitable[_agent_pb2.DiscardMemoryResponse]]:
+        """Delete the memory file of a suspended guest. No error when absent."""
+
+    @_abc_1.abstractmethod
+    def InjectNmi(
+        self,
+        request: _agent_pb2.InjectNmiRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.InjectNmiResponse, _abc.Awaitable[_agent_pb2.InjectNmiResponse]]:
+        """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
 
     @_abc_1.abstractmethod
     def RemoveGuest(
@@ -298,9 +512,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.MigrateGuestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.MigrateGuestResponse], _abc.AsyncIterator[_agent_pb2.MigrateGuestResponse]]:
-        """Live-migrate to another node over shared storage, and tell the progress at least four times a second. The last
-        message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the running migration, or
-        gets the outcome of the finished one. Closing the stream does not stop the migration.
+        """Live-migrate to another node, over shared storage or together with the disks, and tell the progress at least four
+        times a second. The last message is COMPLETED, FAILED or CANCELLED. A second call with the same operation joins the
+        running migration, or gets the outcome of the finished one. Closing the stream does not stop the migration.
         """
 
     @_abc_1.abstractmethod
@@ -318,6 +532,17 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ReadConsoleResponse, _abc.Awaitable[_agent_pb2.ReadConsoleResponse]]:
         """The guest's serial console log on this host."""
+
+    @_abc_1.abstractmethod
+    def AttachConsole(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_pb2.AttachConsoleRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.AttachConsoleResponse], _abc.AsyncIterator[_agent_pb2.AttachConsoleResponse]]:
+        """The guest's serial console. The first request is the header, the others are bytes for the guest. The first answer is
+        empty and tells that the console is attached, the others are what the guest writes from then on. Ends when the guest
+        stops; refused with reason CONSOLE_IN_USE while another one is attached.
+        """
 
     @_abc_1.abstractmethod
     def Tunnel(

@@ -105,6 +105,280 @@ class Nic(_message.Message):
 Global___Nic: _TypeAlias = Nic  # noqa: Y015
 
 @_typing.final
+class InstanceLock(_message.Message):
+    """Why an instance refuses changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    LOCKER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """In the words of who locked it."""
+    locker: _builtins.str
+    """Who locked it."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        locker: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locker", b"locker", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceLock: _TypeAlias = InstanceLock  # noqa: Y015
+
+@_typing.final
+class Resize(_message.Message):
+    """What an instance had before a resize that is not confirmed yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    STATE_BEFORE_FIELD_NUMBER: _builtins.int
+    CONFIRM_TIME_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """Id of the flavor."""
+    node: _builtins.str
+    """Id of the node."""
+    pool_id: _builtins.str
+    """The pool of its disks."""
+    state_before: _builtins.str
+    """Name of an InstanceState."""
+    @_builtins.property
+    def resources(self) -> Global___Resources:
+        """What the flavor gave."""
+
+    @_builtins.property
+    def confirm_time(self) -> _timestamp_pb2.Timestamp:
+        """When it confirms by itself."""
+
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        resources: Global___Resources | None = ...,
+        node: _builtins.str = ...,
+        pool_id: _builtins.str = ...,
+        state_before: _builtins.str = ...,
+        confirm_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirm_time", b"confirm_time", "resources", b"resources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_time", b"confirm_time", "flavor", b"flavor", "node", b"node", "pool_id", b"pool_id", "resources", b"resources", "state_before", b"state_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resize: _TypeAlias = Resize  # noqa: Y015
+
+@_typing.final
+class Rescue(_message.Message):
+    """What runs instead of an instance's own disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    STATE_BEFORE_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image."""
+    digest: _builtins.str
+    """SHA-256 of the image, in hex."""
+    format: _builtins.str
+    """Name of a DiskFormat."""
+    state_before: _builtins.str
+    """Name of an InstanceState."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        format: _builtins.str = ...,
+        state_before: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "image", b"image", "state_before", b"state_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rescue: _TypeAlias = Rescue  # noqa: Y015
+
+@_typing.final
+class Shelf(_message.Message):
+    """What holds a shelved instance's disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    OFFLOAD_TIME_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image."""
+    digest: _builtins.str
+    """SHA-256 of the image, in hex."""
+    format: _builtins.str
+    """Name of a DiskFormat."""
+    @_builtins.property
+    def offload_time(self) -> _timestamp_pb2.Timestamp:
+        """When its node is freed."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        format: _builtins.str = ...,
+        offload_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offload_time", b"offload_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "image", b"image", "offload_time", b"offload_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shelf: _TypeAlias = Shelf  # noqa: Y015
+
+@_typing.final
+class Deletion(_message.Message):
+    """A deletion that can be taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_BEFORE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    state_before: _builtins.str
+    """Name of an InstanceState."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the instance goes for good."""
+
+    def __init__(
+        self,
+        *,
+        state_before: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "state_before", b"state_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deletion: _TypeAlias = Deletion  # noqa: Y015
+
+@_typing.final
+class PlacementRules(_message.Message):
+    """Which nodes an instance may be placed on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequiredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class PreferredLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUIRED_LABELS_FIELD_NUMBER: _builtins.int
+    PREFERRED_LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def required_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a node must have."""
+
+    @_builtins.property
+    def preferred_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that one is preferred for."""
+
+    def __init__(
+        self,
+        *,
+        required_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        preferred_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preferred_labels", b"preferred_labels", "required_labels", b"required_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementRules: _TypeAlias = PlacementRules  # noqa: Y015
+
+@_typing.final
+class CloudInit(_message.Message):
+    """What a guest is told at its first boot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_DATA_FIELD_NUMBER: _builtins.int
+    SSH_AUTHORIZED_KEYS_FIELD_NUMBER: _builtins.int
+    user_data: _builtins.bytes
+    """User data."""
+    @_builtins.property
+    def ssh_authorized_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Public keys that may log in."""
+
+    def __init__(
+        self,
+        *,
+        user_data: _builtins.bytes = ...,
+        ssh_authorized_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ssh_authorized_keys", b"ssh_authorized_keys", "user_data", b"user_data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloudInit: _TypeAlias = CloudInit  # noqa: Y015
+
+@_typing.final
 class Instance(_message.Message):
     """An instance."""
 
@@ -150,6 +424,19 @@ class Instance(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     RESTART_ON_FAILURE_FIELD_NUMBER: _builtins.int
     LAST_BOOT_TIME_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    DATA_DISKS_GIB_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    CPU_MODEL_FIELD_NUMBER: _builtins.int
+    CLOUD_INIT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    RESCUE_FIELD_NUMBER: _builtins.int
+    SHELF_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     uid: _builtins.str
@@ -178,6 +465,16 @@ class Instance(_message.Message):
     """Why it is in ERROR."""
     restart_on_failure: _builtins.bool
     """Whether failover restarts it."""
+    storage: _builtins.str
+    """Name of a Storage."""
+    machine: _builtins.str
+    """Name of a MachineType."""
+    firmware: _builtins.str
+    """Name of a Firmware."""
+    cpu_model: _builtins.str
+    """The named CPU model, or empty."""
+    group: _builtins.str
+    """Resource name of its group."""
     @_builtins.property
     def resources(self) -> Global___Resources:
         """What the flavor gave when it was made."""
@@ -202,6 +499,38 @@ class Instance(_message.Message):
     def last_boot_time(self) -> _timestamp_pb2.Timestamp:
         """When Leeward last started it."""
 
+    @_builtins.property
+    def lock(self) -> Global___InstanceLock:
+        """The lock on it."""
+
+    @_builtins.property
+    def data_disks_gib(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes of its data disks in GiB, in order."""
+
+    @_builtins.property
+    def cloud_init(self) -> Global___CloudInit:
+        """What the guest is told at its first boot."""
+
+    @_builtins.property
+    def placement(self) -> Global___PlacementRules:
+        """Where it may be placed."""
+
+    @_builtins.property
+    def resize(self) -> Global___Resize:
+        """Set while RESIZED."""
+
+    @_builtins.property
+    def rescue(self) -> Global___Rescue:
+        """Set while RESCUED."""
+
+    @_builtins.property
+    def shelf(self) -> Global___Shelf:
+        """Set while SHELVED or SHELVED_OFFLOADED."""
+
+    @_builtins.property
+    def deletion(self) -> Global___Deletion:
+        """Set while SOFT_DELETED."""
+
     def __init__(
         self,
         *,
@@ -225,10 +554,23 @@ class Instance(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         restart_on_failure: _builtins.bool = ...,
         last_boot_time: _timestamp_pb2.Timestamp | None = ...,
+        lock: Global___InstanceLock | None = ...,
+        storage: _builtins.str = ...,
+        data_disks_gib: _abc.Iterable[_builtins.int] | None = ...,
+        machine: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        cpu_model: _builtins.str = ...,
+        cloud_init: Global___CloudInit | None = ...,
+        group: _builtins.str = ...,
+        placement: Global___PlacementRules | None = ...,
+        resize: Global___Resize | None = ...,
+        rescue: Global___Rescue | None = ...,
+        shelf: Global___Shelf | None = ...,
+        deletion: Global___Deletion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_boot_time", b"last_boot_time", "resources", b"resources", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "create_time", b"create_time", "deletion", b"deletion", "last_boot_time", b"last_boot_time", "lock", b"lock", "placement", b"placement", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "shelf", b"shelf", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "fault", b"fault", "flavor", b"flavor", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "name", b"name", "nics", b"nics", "node", b"node", "pool_id", b"pool_id", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "deletion", b"deletion", "fault", b"fault", "firmware", b"firmware", "flavor", b"flavor", "group", b"group", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "machine", b"machine", "name", b"name", "nics", b"nics", "node", b"node", "placement", b"placement", "pool_id", b"pool_id", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "shelf", b"shelf", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,6 +587,8 @@ class PoolReport(_message.Message):
     CAPACITY_GIB_FIELD_NUMBER: _builtins.int
     AVAILABLE_GIB_FIELD_NUMBER: _builtins.int
     HEALTHY_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """From the marker file in the pool."""
     kind: _builtins.str
@@ -255,6 +599,10 @@ class PoolReport(_message.Message):
     """Free in GiB."""
     healthy: _builtins.bool
     """Whether it can be read and written."""
+    shared: _builtins.bool
+    """Whether other hosts can have it too."""
+    root: _builtins.str
+    """Its directory on that host."""
     def __init__(
         self,
         *,
@@ -263,14 +611,50 @@ class PoolReport(_message.Message):
         capacity_gib: _builtins.int = ...,
         available_gib: _builtins.int = ...,
         healthy: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
+        root: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_gib", b"available_gib", "capacity_gib", b"capacity_gib", "healthy", b"healthy", "kind", b"kind", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_gib", b"available_gib", "capacity_gib", b"capacity_gib", "healthy", b"healthy", "kind", b"kind", "pool_id", b"pool_id", "root", b"root", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolReport: _TypeAlias = PoolReport  # noqa: Y015
+
+@_typing.final
+class CpuReport(_message.Message):
+    """The processor that guests can have on a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    USABLE_MODELS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """What a guest without a named model gets."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What that has beyond its model."""
+
+    @_builtins.property
+    def usable_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The named models that can be had."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        usable_models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "usable_models", b"usable_models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CpuReport: _TypeAlias = CpuReport  # noqa: Y015
 
 @_typing.final
 class NodeReport(_message.Message):
@@ -313,6 +697,7 @@ class NodeReport(_message.Message):
     GUARD_DELAY_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Id of the node."""
     boot_id: _builtins.str
@@ -347,6 +732,10 @@ class NodeReport(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels from the agent's configuration."""
 
+    @_builtins.property
+    def cpu(self) -> Global___CpuReport:
+        """The processor that guests can have."""
+
     def __init__(
         self,
         *,
@@ -365,14 +754,41 @@ class NodeReport(_message.Message):
         guard_delay_s: _builtins.float = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
+        cpu: Global___CpuReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
+
+@_typing.final
+class MovedAway(_message.Message):
+    """An instance that a drain moved away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name."""
+    instance_uid: _builtins.str
+    """Its uid."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        instance_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "instance_uid", b"instance_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedAway: _TypeAlias = MovedAway  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -407,9 +823,11 @@ class Node(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONDITION_TIME_FIELD_NUMBER: _builtins.int
-    CORDONED_FIELD_NUMBER: _builtins.int
     CORDON_REASON_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DUTY_FIELD_NUMBER: _builtins.int
+    CURRENT_OPERATION_FIELD_NUMBER: _builtins.int
+    MOVED_AWAY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Id of the node."""
     uid: _builtins.str
@@ -418,10 +836,12 @@ class Node(_message.Message):
     """Name of a NodeCondition."""
     reason: _builtins.str
     """Why it is in that condition."""
-    cordoned: _builtins.bool
-    """Whether new instances are kept away."""
     cordon_reason: _builtins.str
-    """Why, as the operator said."""
+    """Why new instances are kept away, as the operator said."""
+    duty: _builtins.str
+    """Name of a NodeDuty."""
+    current_operation: _builtins.str
+    """Resource name of the operation running on it."""
     @_builtins.property
     def report(self) -> Global___NodeReport:
         """The last report seen."""
@@ -438,6 +858,10 @@ class Node(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by operators."""
 
+    @_builtins.property
+    def moved_away(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedAway]:
+        """What was drained off it since it was last uncordoned."""
+
     def __init__(
         self,
         *,
@@ -448,13 +872,15 @@ class Node(_message.Message):
         report: Global___NodeReport | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         condition_time: _timestamp_pb2.Timestamp | None = ...,
-        cordoned: _builtins.bool = ...,
         cordon_reason: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        duty: _builtins.str = ...,
+        current_operation: _builtins.str = ...,
+        moved_away: _abc.Iterable[Global___MovedAway] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition_time", b"condition_time", "create_time", b"create_time", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "condition_time", b"condition_time", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "create_time", b"create_time", "labels", b"labels", "node", b"node", "reason", b"reason", "report", b"report", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "condition_time", b"condition_time", "cordon_reason", b"cordon_reason", "create_time", b"create_time", "current_operation", b"current_operation", "duty", b"duty", "labels", b"labels", "moved_away", b"moved_away", "node", b"node", "reason", b"reason", "report", b"report", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,6 +941,7 @@ class Reservation(_message.Message):
     VCPUS_FIELD_NUMBER: _builtins.int
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
     DISK_GIB_FIELD_NUMBER: _builtins.int
+    POOL_ID_FIELD_NUMBER: _builtins.int
     instance_uid: _builtins.str
     """The instance's uid."""
     instance: _builtins.str
@@ -524,7 +951,9 @@ class Reservation(_message.Message):
     memory_mib: _builtins.int
     """Memory in MiB."""
     disk_gib: _builtins.int
-    """Disk in GiB."""
+    """All its disks together in GiB."""
+    pool_id: _builtins.str
+    """The pool they are in."""
     def __init__(
         self,
         *,
@@ -533,10 +962,11 @@ class Reservation(_message.Message):
         vcpus: _builtins.int = ...,
         memory_mib: _builtins.int = ...,
         disk_gib: _builtins.int = ...,
+        pool_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_gib", b"disk_gib", "instance", b"instance", "instance_uid", b"instance_uid", "memory_mib", b"memory_mib", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_gib", b"disk_gib", "instance", b"instance", "instance_uid", b"instance_uid", "memory_mib", b"memory_mib", "pool_id", b"pool_id", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -659,16 +1089,21 @@ Global___RebootArguments: _TypeAlias = RebootArguments  # noqa: Y015
 
 @_typing.final
 class DeleteArguments(_message.Message):
-    """Arguments of a delete: none."""
+    """Arguments of a delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    RETENTION_S_FIELD_NUMBER: _builtins.int
+    retention_s: _builtins.float
+    """How long it can be brought back, in seconds."""
     def __init__(
         self,
+        *,
+        retention_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention_s", b"retention_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,6 +1119,7 @@ class LiveMigrateArguments(_message.Message):
     BANDWIDTH_MIB_S_FIELD_NUMBER: _builtins.int
     MAX_DOWNTIME_MS_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ESCALATION_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node asked for by name."""
     bandwidth_mib_s: _builtins.int
@@ -692,6 +1128,8 @@ class LiveMigrateArguments(_message.Message):
     """Downtime aimed at, in milliseconds."""
     timeout_s: _builtins.float
     """Time allowed, in seconds."""
+    escalation: _builtins.str
+    """Name of an Escalation."""
     def __init__(
         self,
         *,
@@ -699,10 +1137,11 @@ class LiveMigrateArguments(_message.Message):
         bandwidth_mib_s: _builtins.int = ...,
         max_downtime_ms: _builtins.int = ...,
         timeout_s: _builtins.float = ...,
+        escalation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_s", b"bandwidth_mib_s", "max_downtime_ms", b"max_downtime_ms", "node", b"node", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_mib_s", b"bandwidth_mib_s", "escalation", b"escalation", "max_downtime_ms", b"max_downtime_ms", "node", b"node", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -718,6 +1157,7 @@ class EvacuateArguments(_message.Message):
     FENCED_NODE_FIELD_NUMBER: _builtins.int
     FENCED_BOOT_ID_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
+    ALLOW_REBUILD_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node asked for by name."""
     fenced_node: _builtins.str
@@ -726,6 +1166,8 @@ class EvacuateArguments(_message.Message):
     """The boot of it that is over."""
     automatic: _builtins.bool
     """Whether failover asked for it."""
+    allow_rebuild: _builtins.bool
+    """Whether it may be made anew when its disk was on the lost node."""
     def __init__(
         self,
         *,
@@ -733,14 +1175,495 @@ class EvacuateArguments(_message.Message):
         fenced_node: _builtins.str = ...,
         fenced_boot_id: _builtins.str = ...,
         automatic: _builtins.bool = ...,
+        allow_rebuild: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "fenced_boot_id", b"fenced_boot_id", "fenced_node", b"fenced_node", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_rebuild", b"allow_rebuild", "automatic", b"automatic", "fenced_boot_id", b"fenced_boot_id", "fenced_node", b"fenced_node", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvacuateArguments: _TypeAlias = EvacuateArguments  # noqa: Y015
+
+@_typing.final
+class PlainArguments(_message.Message):
+    """Arguments of operations that need no more than the instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlainArguments: _TypeAlias = PlainArguments  # noqa: Y015
+
+@_typing.final
+class ResizeArguments(_message.Message):
+    """Arguments of a resize."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLAVOR_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    AUTO_CONFIRM_AFTER_S_FIELD_NUMBER: _builtins.int
+    flavor: _builtins.str
+    """Id of the flavor."""
+    node: _builtins.str
+    """The node asked for by name."""
+    auto_confirm_after_s: _builtins.float
+    """When it confirms by itself, in seconds; 0 for never."""
+    @_builtins.property
+    def resources(self) -> Global___Resources:
+        """What the flavor gives."""
+
+    def __init__(
+        self,
+        *,
+        flavor: _builtins.str = ...,
+        resources: Global___Resources | None = ...,
+        node: _builtins.str = ...,
+        auto_confirm_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_confirm_after_s", b"auto_confirm_after_s", "flavor", b"flavor", "node", b"node", "resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeArguments: _TypeAlias = ResizeArguments  # noqa: Y015
+
+@_typing.final
+class SnapshotArguments(_message.Message):
+    """Arguments of a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PropertiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    BACKUP_POLICY_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image to make."""
+    backup_policy: _builtins.str
+    """Resource name of the backup policy it is for."""
+    @_builtins.property
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Properties of the image."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        backup_policy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_policy", b"backup_policy", "image", b"image", "properties", b"properties"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotArguments: _TypeAlias = SnapshotArguments  # noqa: Y015
+
+@_typing.final
+class MigrateArguments(_message.Message):
+    """Arguments of a cold migration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_S_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node asked for by name."""
+    grace_period_s: _builtins.float
+    """How long the guest may take to shut down, in seconds."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        grace_period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_period_s", b"grace_period_s", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateArguments: _TypeAlias = MigrateArguments  # noqa: Y015
+
+@_typing.final
+class ShelveArguments(_message.Message):
+    """Arguments of a shelving."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    OFFLOAD_DELAY_S_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_S_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image to make."""
+    offload_delay_s: _builtins.float
+    """How long its node is kept, in seconds."""
+    grace_period_s: _builtins.float
+    """How long the guest may take to shut down, in seconds."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        offload_delay_s: _builtins.float = ...,
+        grace_period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_period_s", b"grace_period_s", "image", b"image", "offload_delay_s", b"offload_delay_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShelveArguments: _TypeAlias = ShelveArguments  # noqa: Y015
+
+@_typing.final
+class UnshelveArguments(_message.Message):
+    """Arguments of an unshelving."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node asked for by name."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnshelveArguments: _TypeAlias = UnshelveArguments  # noqa: Y015
+
+@_typing.final
+class RescueArguments(_message.Message):
+    """Arguments of a rescue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_S_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image."""
+    digest: _builtins.str
+    """SHA-256 of the image, in hex."""
+    format: _builtins.str
+    """Name of a DiskFormat."""
+    grace_period_s: _builtins.float
+    """How long the guest may take to shut down, in seconds."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        format: _builtins.str = ...,
+        grace_period_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "grace_period_s", b"grace_period_s", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescueArguments: _TypeAlias = RescueArguments  # noqa: Y015
+
+@_typing.final
+class RebuildArguments(_message.Message):
+    """Arguments of a rebuild."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """Resource name of the image."""
+    digest: _builtins.str
+    """SHA-256 of the image, in hex."""
+    format: _builtins.str
+    """Name of a DiskFormat."""
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        format: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildArguments: _TypeAlias = RebuildArguments  # noqa: Y015
+
+@_typing.final
+class DrainNodeArguments(_message.Message):
+    """Arguments of a drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    ENTER_MAINTENANCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DUTY_BEFORE_FIELD_NUMBER: _builtins.int
+    CORDON_REASON_BEFORE_FIELD_NUMBER: _builtins.int
+    parallelism: _builtins.int
+    """How many instances are moved at the same time."""
+    retries: _builtins.int
+    """How often a move is tried again."""
+    on_failure: _builtins.str
+    """Name of an OnFailure."""
+    enter_maintenance: _builtins.bool
+    """Whether it ends in maintenance."""
+    reason: _builtins.str
+    """In the words of who asked."""
+    duty_before: _builtins.str
+    """Name of the NodeDuty that the node had before."""
+    cordon_reason_before: _builtins.str
+    """Why it was cordoned before."""
+    def __init__(
+        self,
+        *,
+        parallelism: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        on_failure: _builtins.str = ...,
+        enter_maintenance: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        duty_before: _builtins.str = ...,
+        cordon_reason_before: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordon_reason_before", b"cordon_reason_before", "duty_before", b"duty_before", "enter_maintenance", b"enter_maintenance", "on_failure", b"on_failure", "parallelism", b"parallelism", "reason", b"reason", "retries", b"retries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainNodeArguments: _TypeAlias = DrainNodeArguments  # noqa: Y015
+
+@_typing.final
+class BringBackArguments(_message.Message):
+    """Arguments of bringing back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    parallelism: _builtins.int
+    """How many instances are moved at the same time."""
+    retries: _builtins.int
+    """How often a move is tried again."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedAway]:
+        """What was moved away."""
+
+    def __init__(
+        self,
+        *,
+        parallelism: _builtins.int = ...,
+        retries: _builtins.int = ...,
+        instances: _abc.Iterable[Global___MovedAway] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "parallelism", b"parallelism", "retries", b"retries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BringBackArguments: _TypeAlias = BringBackArguments  # noqa: Y015
+
+@_typing.final
+class FenceNodeArguments(_message.Message):
+    """Arguments of a fencing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    boot_id: _builtins.str
+    """The boot that shall be over."""
+    force: _builtins.bool
+    """Whether its power is cut although it is alive."""
+    def __init__(
+        self,
+        *,
+        boot_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "force", b"force"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FenceNodeArguments: _TypeAlias = FenceNodeArguments  # noqa: Y015
+
+@_typing.final
+class RemoveNodeArguments(_message.Message):
+    """Arguments of a removal: none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveNodeArguments: _TypeAlias = RemoveNodeArguments  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    """One instance that an operation on a node moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    TARGET_NODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name."""
+    instance_uid: _builtins.str
+    """Its uid."""
+    phase: _builtins.str
+    """Name of a MovePhase."""
+    operation: _builtins.str
+    """Resource name of the operation that moves it."""
+    attempt: _builtins.int
+    """How often it was tried."""
+    percent: _builtins.int
+    """How much of that operation is done."""
+    target_node: _builtins.str
+    """Id of the node it goes to."""
+    error: _builtins.str
+    """Why it is not moved."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        instance_uid: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        target_node: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "percent", b"percent", "phase", b"phase", "target_node", b"target_node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
+@_typing.final
+class ImageFile(_message.Message):
+    """An image in a pool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 in hex."""
+    size_bytes: _builtins.int
+    """Size of the file."""
+    virtual_size_bytes: _builtins.int
+    """Size of the disk it holds."""
+    format: _builtins.str
+    """Name of a DiskFormat."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        virtual_size_bytes: _builtins.int = ...,
+        format: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "size_bytes", b"size_bytes", "virtual_size_bytes", b"virtual_size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageFile: _TypeAlias = ImageFile  # noqa: Y015
+
+@_typing.final
+class SnapshotFile(_message.Message):
+    """An image made of a guest's disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    QUIESCED_FIELD_NUMBER: _builtins.int
+    quiesced: _builtins.bool
+    """Whether the guest's file systems were frozen."""
+    @_builtins.property
+    def image(self) -> Global___ImageFile:
+        """The image."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___ImageFile | None = ...,
+        quiesced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "quiesced", b"quiesced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotFile: _TypeAlias = SnapshotFile  # noqa: Y015
 
 @_typing.final
 class Work(_message.Message):
@@ -754,6 +1677,10 @@ class Work(_message.Message):
     EXCLUDED_NODES_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    TARGET_POOL_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SOURCE_POOL_ID_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
     source_node: _builtins.str
     """Where the guest was."""
     target_node: _builtins.str
@@ -764,9 +1691,21 @@ class Work(_message.Message):
     """How many nodes were tried."""
     note: _builtins.str
     """A word for people."""
+    target_pool_id: _builtins.str
+    """The pool its disks go to."""
+    source_pool_id: _builtins.str
+    """The pool its disks were in."""
     @_builtins.property
     def excluded_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that were tried and failed."""
+
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotFile:
+        """What was made of its disk."""
+
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Move]:
+        """The instances that an operation on a node moves."""
 
     def __init__(
         self,
@@ -777,10 +1716,14 @@ class Work(_message.Message):
         excluded_nodes: _abc.Iterable[_builtins.str] | None = ...,
         attempt: _builtins.int = ...,
         note: _builtins.str = ...,
+        target_pool_id: _builtins.str = ...,
+        snapshot: Global___SnapshotFile | None = ...,
+        source_pool_id: _builtins.str = ...,
+        moves: _abc.Iterable[Global___Move] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "excluded_nodes", b"excluded_nodes", "note", b"note", "run_epoch", b"run_epoch", "source_node", b"source_node", "target_node", b"target_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "excluded_nodes", b"excluded_nodes", "moves", b"moves", "note", b"note", "run_epoch", b"run_epoch", "snapshot", b"snapshot", "source_node", b"source_node", "source_pool_id", b"source_pool_id", "target_node", b"target_node", "target_pool_id", b"target_pool_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -899,6 +1842,18 @@ class Operation(_message.Message):
     DELETE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     LIVE_MIGRATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     EVACUATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    PLAIN_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    RESIZE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    MIGRATE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    SHELVE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    UNSHELVE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    RESCUE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    REBUILD_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DRAIN_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    BRING_BACK_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    FENCE_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    REMOVE_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
@@ -915,6 +1870,9 @@ class Operation(_message.Message):
     UNDO_CAUSE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     PREDECESSOR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    NODE_UID_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The last part of its name."""
     type: _builtins.str
@@ -941,6 +1899,12 @@ class Operation(_message.Message):
     """Digest of the request."""
     predecessor: _builtins.str
     """The operation that this one interrupted, and waits for."""
+    node: _builtins.str
+    """Id of the node, for operations on nodes."""
+    node_uid: _builtins.str
+    """The node's uid."""
+    parent: _builtins.str
+    """Resource name of the operation that this one is part of."""
     @_builtins.property
     def create_arguments(self) -> Global___CreateArguments:
         """For CREATE."""
@@ -968,6 +1932,54 @@ class Operation(_message.Message):
     @_builtins.property
     def evacuate_arguments(self) -> Global___EvacuateArguments:
         """For EVACUATE."""
+
+    @_builtins.property
+    def plain_arguments(self) -> Global___PlainArguments:
+        """For what needs no more than the instance."""
+
+    @_builtins.property
+    def resize_arguments(self) -> Global___ResizeArguments:
+        """For RESIZE."""
+
+    @_builtins.property
+    def snapshot_arguments(self) -> Global___SnapshotArguments:
+        """For SNAPSHOT."""
+
+    @_builtins.property
+    def migrate_arguments(self) -> Global___MigrateArguments:
+        """For MIGRATE."""
+
+    @_builtins.property
+    def shelve_arguments(self) -> Global___ShelveArguments:
+        """For SHELVE."""
+
+    @_builtins.property
+    def unshelve_arguments(self) -> Global___UnshelveArguments:
+        """For UNSHELVE."""
+
+    @_builtins.property
+    def rescue_arguments(self) -> Global___RescueArguments:
+        """For RESCUE."""
+
+    @_builtins.property
+    def rebuild_arguments(self) -> Global___RebuildArguments:
+        """For REBUILD."""
+
+    @_builtins.property
+    def drain_node_arguments(self) -> Global___DrainNodeArguments:
+        """For DRAIN_NODE."""
+
+    @_builtins.property
+    def bring_back_arguments(self) -> Global___BringBackArguments:
+        """For BRING_BACK."""
+
+    @_builtins.property
+    def fence_node_arguments(self) -> Global___FenceNodeArguments:
+        """For FENCE_NODE."""
+
+    @_builtins.property
+    def remove_node_arguments(self) -> Global___RemoveNodeArguments:
+        """For REMOVE_NODE."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1011,6 +2023,18 @@ class Operation(_message.Message):
         delete_arguments: Global___DeleteArguments | None = ...,
         live_migrate_arguments: Global___LiveMigrateArguments | None = ...,
         evacuate_arguments: Global___EvacuateArguments | None = ...,
+        plain_arguments: Global___PlainArguments | None = ...,
+        resize_arguments: Global___ResizeArguments | None = ...,
+        snapshot_arguments: Global___SnapshotArguments | None = ...,
+        migrate_arguments: Global___MigrateArguments | None = ...,
+        shelve_arguments: Global___ShelveArguments | None = ...,
+        unshelve_arguments: Global___UnshelveArguments | None = ...,
+        rescue_arguments: Global___RescueArguments | None = ...,
+        rebuild_arguments: Global___RebuildArguments | None = ...,
+        drain_node_arguments: Global___DrainNodeArguments | None = ...,
+        bring_back_arguments: Global___BringBackArguments | None = ...,
+        fence_node_arguments: Global___FenceNodeArguments | None = ...,
+        remove_node_arguments: Global___RemoveNodeArguments | None = ...,
         phase: _builtins.str = ...,
         step: _builtins.str = ...,
         requested_by: _builtins.str = ...,
@@ -1027,12 +2051,15 @@ class Operation(_message.Message):
         undo_cause: Global___OperationError | None = ...,
         history: _abc.Iterable[Global___StepRecord] | None = ...,
         predecessor: _builtins.str = ...,
+        node: _builtins.str = ...,
+        node_uid: _builtins.str = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "live_migrate_arguments", b"live_migrate_arguments", "reboot_arguments", b"reboot_arguments", "start_arguments", b"start_arguments", "stop_arguments", b"stop_arguments", "undo_cause", b"undo_cause", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "plain_arguments", b"plain_arguments", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "stop_arguments", b"stop_arguments", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "owner", b"owner", "phase", b"phase", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "node", b"node", "node_uid", b"node_uid", "owner", b"owner", "parent", b"parent", "phase", b"phase", "plain_arguments", b"plain_arguments", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_arguments: _TypeAlias = _typing.Literal["create_arguments", "start_arguments", "stop_arguments", "reboot_arguments", "delete_arguments", "live_migrate_arguments", "evacuate_arguments"]  # noqa: Y015
+    _WhichOneofReturnType_arguments: _TypeAlias = _typing.Literal["create_arguments", "start_arguments", "stop_arguments", "reboot_arguments", "delete_arguments", "live_migrate_arguments", "evacuate_arguments", "plain_arguments", "resize_arguments", "snapshot_arguments", "migrate_arguments", "shelve_arguments", "unshelve_arguments", "rescue_arguments", "rebuild_arguments", "drain_node_arguments", "bring_back_arguments", "fence_node_arguments", "remove_node_arguments"]  # noqa: Y015
     _WhichOneofArgType_arguments: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_arguments) -> _WhichOneofReturnType_arguments | None: ...
 
@@ -1261,6 +2288,7 @@ class InstanceEvent(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     instance_uid: _builtins.str
     """The instance's uid."""
     operation: _builtins.str
@@ -1279,6 +2307,10 @@ class InstanceEvent(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
+        """The steps it took."""
+
     def __init__(
         self,
         *,
@@ -1289,11 +2321,451 @@ class InstanceEvent(_message.Message):
         outcome: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[Global___StepRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "requested_by", b"requested_by", "start_time", b"start_time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "requested_by", b"requested_by", "start_time", b"start_time", "steps", b"steps", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceEvent: _TypeAlias = InstanceEvent  # noqa: Y015
+
+@_typing.final
+class BackupPolicy(_message.Message):
+    """When backups are taken and how many are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    KEEP_COUNT_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name."""
+    uid: _builtins.str
+    """Unique for all time."""
+    schedule: _builtins.str
+    """The five fields of cron."""
+    time_zone: _builtins.str
+    """IANA name of the time zone; empty for UTC."""
+    keep_count: _builtins.int
+    """How many backups of each instance are kept."""
+    paused: _builtins.bool
+    """Whether it rests."""
+    request_id: _builtins.str
+    """The caller's idempotency key."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resource names of the instances."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """Due times up to here are not its own."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        schedule: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        keep_count: _builtins.int = ...,
+        instances: _abc.Iterable[_builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        paused: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "instances", b"instances", "keep_count", b"keep_count", "name", b"name", "paused", b"paused", "request_id", b"request_id", "schedule", b"schedule", "time_zone", b"time_zone", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupPolicy: _TypeAlias = BackupPolicy  # noqa: Y015
+
+@_typing.final
+class PendingBackup(_message.Message):
+    """A backup that is still to be made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name of the instance."""
+    instance_uid: _builtins.str
+    """The instance's uid."""
+    attempt: _builtins.int
+    """How often it was tried in vain."""
+    reason: _builtins.str
+    """Why the last attempt failed."""
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried again."""
+
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        instance_uid: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance", b"instance", "instance_uid", b"instance_uid", "not_before", b"not_before", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PendingBackup: _TypeAlias = PendingBackup  # noqa: Y015
+
+@_typing.final
+class FailedBackup(_message.Message):
+    """A backup that was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name of the instance."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedBackup: _TypeAlias = FailedBackup  # noqa: Y015
+
+@_typing.final
+class BackupRun(_message.Message):
+    """What is known of the last run of a backup policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_UID_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    policy_uid: _builtins.str
+    """The policy's uid."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """The due time that was taken up."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingBackup]:
+        """What is left to do."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedBackup]:
+        """What was given up."""
+
+    def __init__(
+        self,
+        *,
+        policy_uid: _builtins.str = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        pending: _abc.Iterable[Global___PendingBackup] | None = ...,
+        failed: _abc.Iterable[Global___FailedBackup] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "failed", b"failed", "pending", b"pending", "policy_uid", b"policy_uid", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupRun: _TypeAlias = BackupRun  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    """A group of instances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name."""
+    uid: _builtins.str
+    """Unique for all time."""
+    policy: _builtins.str
+    """Name of a GroupPolicy."""
+    request_id: _builtins.str
+    """The caller's idempotency key."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupMember]:
+        """Its members, by name."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels given by its owner."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        members: _abc.Iterable[Global___GroupMember] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "labels", b"labels", "members", b"members", "name", b"name", "policy", b"policy", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
+
+@_typing.final
+class GroupMember(_message.Message):
+    """One instance of a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    instance_uid: _builtins.str
+    """The instance's uid."""
+    instance: _builtins.str
+    """Resource name of the instance."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the nodes on which it holds a place."""
+
+    def __init__(
+        self,
+        *,
+        instance_uid: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "instance_uid", b"instance_uid", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupMember: _TypeAlias = GroupMember  # noqa: Y015
+
+@_typing.final
+class Project(_message.Message):
+    """A project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The last part of its name."""
+    uid: _builtins.str
+    """Unique for all time."""
+    request_id: _builtins.str
+    """The caller's idempotency key."""
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """Its limits."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels given by operators."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        quota: Global___Quota | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "labels", b"labels", "project", b"project", "quota", b"quota", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Project: _TypeAlias = Project  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """The limits of a project; what is not set has none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    VCPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    DISK_GIB_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGE_BYTES_FIELD_NUMBER: _builtins.int
+    instances: _builtins.int
+    """Instances."""
+    vcpus: _builtins.int
+    """Virtual processors."""
+    memory_mib: _builtins.int
+    """Memory in MiB."""
+    disk_gib: _builtins.int
+    """Disks in GiB."""
+    images: _builtins.int
+    """Images."""
+    image_bytes: _builtins.int
+    """Bytes in images."""
+    def __init__(
+        self,
+        *,
+        instances: _builtins.int | None = ...,
+        vcpus: _builtins.int | None = ...,
+        memory_mib: _builtins.int | None = ...,
+        disk_gib: _builtins.int | None = ...,
+        images: _builtins.int | None = ...,
+        image_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_gib", b"_disk_gib", "_image_bytes", b"_image_bytes", "_images", b"_images", "_instances", b"_instances", "_memory_mib", b"_memory_mib", "_vcpus", b"_vcpus", "disk_gib", b"disk_gib", "image_bytes", b"image_bytes", "images", b"images", "instances", b"instances", "memory_mib", b"memory_mib", "vcpus", b"vcpus"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_gib", b"_disk_gib", "_image_bytes", b"_image_bytes", "_images", b"_images", "_instances", b"_instances", "_memory_mib", b"_memory_mib", "_vcpus", b"_vcpus", "disk_gib", b"disk_gib", "image_bytes", b"image_bytes", "images", b"images", "instances", b"instances", "memory_mib", b"memory_mib", "vcpus", b"vcpus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__disk_gib: _TypeAlias = _typing.Literal["disk_gib"]  # noqa: Y015
+    _WhichOneofArgType__disk_gib: _TypeAlias = _typing.Literal["_disk_gib", b"_disk_gib"]  # noqa: Y015
+    _WhichOneofReturnType__image_bytes: _TypeAlias = _typing.Literal["image_bytes"]  # noqa: Y015
+    _WhichOneofArgType__image_bytes: _TypeAlias = _typing.Literal["_image_bytes", b"_image_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__images: _TypeAlias = _typing.Literal["images"]  # noqa: Y015
+    _WhichOneofArgType__images: _TypeAlias = _typing.Literal["_images", b"_images"]  # noqa: Y015
+    _WhichOneofReturnType__instances: _TypeAlias = _typing.Literal["instances"]  # noqa: Y015
+    _WhichOneofArgType__instances: _TypeAlias = _typing.Literal["_instances", b"_instances"]  # noqa: Y015
+    _WhichOneofReturnType__memory_mib: _TypeAlias = _typing.Literal["memory_mib"]  # noqa: Y015
+    _WhichOneofArgType__memory_mib: _TypeAlias = _typing.Literal["_memory_mib", b"_memory_mib"]  # noqa: Y015
+    _WhichOneofReturnType__vcpus: _TypeAlias = _typing.Literal["vcpus"]  # noqa: Y015
+    _WhichOneofArgType__vcpus: _TypeAlias = _typing.Literal["_vcpus", b"_vcpus"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_gib) -> _WhichOneofReturnType__disk_gib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_bytes) -> _WhichOneofReturnType__image_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images) -> _WhichOneofReturnType__images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instances) -> _WhichOneofReturnType__instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_mib) -> _WhichOneofReturnType__memory_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vcpus) -> _WhichOneofReturnType__vcpus | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class Admission(_message.Message):
+    """What was last let into a project with limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The last part of the project's name."""
+    what: _builtins.str
+    """Resource name of what was let in."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Admission: _TypeAlias = Admission  # noqa: Y015

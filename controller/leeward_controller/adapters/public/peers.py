@@ -4,14 +4,14 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from leeward.agent.types import MigrationProgress
 from leeward.identity import CONTROLLER_SERVER_NAME
 from leeward.rpc.channel import make_channel
 from leeward.rpc.client_errors import rpc_errors
 from leeward.tls import TlsMaterial
 from leeward.v1 import operation_service_pb2 as pb
 from leeward.v1 import operation_service_pb2_grpc
-from leeward_controller.adapters.public.convert.values import progress_from_wire
+from leeward_controller.adapters.public.convert.values import drain_from_wire, progress_from_wire
+from leeward_controller.operations.context import Progress
 
 
 class GrpcPeers:
@@ -21,8 +21,8 @@ class GrpcPeers:
         self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def progress(self, *, address: str, operation_id: str) -> AsyncGenerator[MigrationProgress, None]:
-        """What the replica at `address` tells of a migration, until it ends. Raises Unavailable and what it raises."""
+    async def progress(self, *, address: str, operation_id: str) -> AsyncGenerator[Progress, None]:
+        """What the replica at `address` tells of an operation, until it ends. Raises Unavailable and what it raises."""
         stub: operation_service_pb2_grpc.OperationServiceAsyncStub = operation_service_pb2_grpc.OperationServiceStub(
             self._channel(address)
         )
@@ -31,7 +31,9 @@ class GrpcPeers:
             call = stub.WatchOperation(request)
             try:
                 async for response in call:
-                    if response.metadata.HasField("migration"):
+                    if response.metadata.HasField("drain"):
+                        yield drain_from_wire(response.metadata.drain)
+                    elif response.metadata.HasField("migration"):
                         progress = progress_from_wire(response.metadata.migration)
                         if progress is not None:
                             yield progress

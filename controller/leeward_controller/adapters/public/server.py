@@ -11,6 +11,7 @@ from leeward.rpc.server import RpcServer, ServerConfig
 from leeward.rpc.server_auth import Policy
 from leeward.tls import TlsMaterial
 from leeward.v1 import (
+    admin_service_pb2,
     backup_policy_service_pb2,
     flavor_service_pb2,
     group_service_pb2,
@@ -21,10 +22,14 @@ from leeward.v1 import (
     project_service_pb2,
 )
 from leeward_controller.adapters.public.registering import register
+from leeward_controller.adapters.public.servicers.admin import AdminServicer
+from leeward_controller.adapters.public.servicers.backups import BackupPolicyServicer
 from leeward_controller.adapters.public.servicers.catalog import FlavorServicer, ImageServicer
+from leeward_controller.adapters.public.servicers.groups import GroupServicer
 from leeward_controller.adapters.public.servicers.instances import InstanceServicer
 from leeward_controller.adapters.public.servicers.nodes import NodeServicer
 from leeward_controller.adapters.public.servicers.operations import LongRunningServicer, OperationServicer
+from leeward_controller.adapters.public.servicers.projects import ProjectServicer
 from leeward_controller.services.everything import Services
 
 _OPERATORS = frozenset({Role.ADMIN})
@@ -45,14 +50,13 @@ POLICY: Policy = {
     "/leeward.v1.ProjectService/": _OPERATORS,
     "/leeward.v1.ProjectService/Get": _USERS,
     "/leeward.v1.ProjectService/List": _USERS,
+    "/leeward.v1.AdminService/": _OPERATORS,
     "/leeward.v1.NodeService/": _OPERATORS,
     "/leeward.v1.NodeService/GetNode": _USERS,
     "/leeward.v1.NodeService/ListNodes": _USERS,
     "/leeward.v1.NodeService/WatchNodes": _USERS,
 }
 """Which roles may call what. Agents may call nothing here."""
-
-_NOTHING = object()
 
 
 class PublicServer:
@@ -97,14 +101,24 @@ def _served_by(services: Services) -> list[tuple[ServiceDescriptor, object]]:
     return [
         (
             instance_service_pb2.DESCRIPTOR.services_by_name["InstanceService"],
-            InstanceServicer(services.instances, services.history),
+            InstanceServicer(services.instances),
         ),
-        (node_service_pb2.DESCRIPTOR.services_by_name["NodeService"], NodeServicer(services.nodes)),
+        (
+            node_service_pb2.DESCRIPTOR.services_by_name["NodeService"],
+            NodeServicer(services.nodes, services.node_operations),
+        ),
         (image_service_pb2.DESCRIPTOR.services_by_name["ImageService"], ImageServicer(services.images)),
         (flavor_service_pb2.DESCRIPTOR.services_by_name["FlavorService"], FlavorServicer(services.flavors)),
-        (group_service_pb2.DESCRIPTOR.services_by_name["GroupService"], _NOTHING),
-        (project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"], _NOTHING),
-        (backup_policy_service_pb2.DESCRIPTOR.services_by_name["BackupPolicyService"], _NOTHING),
+        (group_service_pb2.DESCRIPTOR.services_by_name["GroupService"], GroupServicer(services.groups)),
+        (
+            project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+            ProjectServicer(services.projects),
+        ),
+        (
+            backup_policy_service_pb2.DESCRIPTOR.services_by_name["BackupPolicyService"],
+            BackupPolicyServicer(services.backup_policies),
+        ),
+        (admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"], AdminServicer(services.audit)),
         (
             operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"],
             OperationServicer(services.operations),

@@ -1,20 +1,21 @@
-"""Instances and their history."""
+"""Instances and their history, as clients see them."""
 
-from leeward.agent.types import ConsoleChunk, RebootMode
-from leeward.errors import InvalidArgument
+from leeward.agent.types import ConsoleChunk
 from leeward.v1 import instance_pb2 as pb
 from leeward.v1 import instance_service_pb2 as service_pb
 from leeward.v1 import operation_pb2
-from leeward_controller.adapters.public.convert.values import masked, timestamp, watch_event_type
+from leeward_controller.adapters.public.convert.values import step_to_wire, timestamp, watch_event_type
 from leeward_controller.domain.cluster import InstanceEvent
-from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.instance import Instance, PlacementRules, Resize, Storage
 from leeward_controller.records import INSTANCES, Stored
-from leeward_controller.services.creating import NewInstance
 from leeward_controller.services.paging import Listing
 from leeward_controller.services.watches import WatchEvent
 
-_UNSUPPORTED = ("cloud_init", "group")
-_CHANGEABLE = ("labels", "restart_on_failure")
+_STORAGES = {
+    Storage.ANY: pb.STORAGE_UNSPECIFIED,
+    Storage.SHARED: pb.STORAGE_SHARED,
+    Storage.LOCAL: pb.STORAGE_LOCAL,
+}
 
 
 def instance_to_wire(stored: Stored[Instance]) -> pb.Instance:
@@ -45,51 +46,47 @@ def instance_to_wire(stored: Stored[Instance]) -> pb.Instance:
         creator=instance.created_by,
         etag=stored.etag,
     )
-    if instance.last_boot_time is not None:
-        message.last_boot_time.CopyFrom(timestamp(instance.last_boot_time))
+    _add_wishes(instance, message)
+    _add_times_and_lock(instance, message)
+    if instance.resize is not None:
+        message.resize.CopyFrom(_resize_to_wire(instance.resize))
+    if instance.rescue is not None:
+        message.rescue_image = instance.rescue.image
+    if instance.shelf is not None:
+        message.shelved_image = instance.shelf.image
     return message
 
 
-def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
-    """What a client asks to launch."""
-    wanted = request.instance
-    unsupported = [f"instance.{field.name}" for field, _ in wanted.ListFields() if field.name in _UNSUPPORTED]
-    return NewInstance(
-        parent=request.parent,
-        instance_id=request.instance_id,
-        flavor=wanted.flavor,
-        image=wanted.image,
-        bridges=tuple(nic.bridge for nic in wanted.network_interfaces),
-        labels=dict(wanted.labels),
-        restart_on_failure=wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True,
-        node=request.node,
-        unsupported=tuple(unsupported),
-        validate_only=request.validate_only,
-    )
+def _add_wishes(instance: Instance, message: pb.Instance) -> None:
+    """What was asked for beside size and image. User data may hold secrets and is never shown."""
+    if instance.cloud_init is not None:
+        message.cloud_init.CopyFrom(pb.CloudInit(ssh_authorized_keys=instance.cloud_init.ssh_authorized_keys))
+    message.data_disks_gib.extend(instance.data_disks_gib)
+    message.storage = _STORAGES[instance.storage]
+    if instance.placement != PlacementRules():
+        message.placement.required_labels.update(instance.placement.required_labels)
+        message.placement.preferred_labels.update(instance.placement.preferred_labels)
+    message.cpu_model = instance.cpu_model
+    message.group = instance.group
 
 
-def changes_of(request: service_pb.UpdateInstanceRequest) -> tuple[dict[str, str] | None, bool | None]:
-    """The labels and the restart on failure to set, each None when it stays. Raises InvalidArgument."""
-    wanted = request.instance
-    given = [field.name for field, _ in wanted.ListFields() if field.name in _CHANGEABLE]
-    paths = masked(request.update_mask, _CHANGEABLE, given)
-    labels = dict(wanted.labels) if "labels" in paths else None
-    if "restart_on_failure" not in paths:
-        return labels, None
-    return labels, wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True
+def _add_times_and_lock(instance: Instance, message: pb.Instance) -> None:
+    if instance.last_boot_time is not None:
+        message.last_boot_time.CopyFrom(timestamp(instance.last_boot_time))
+    if instance.deletion is not None:
+        message.expire_time.CopyFrom(timestamp(instance.deletion.expire_time))
+    if instance.shelf is not None and instance.shelf.offload_time is not None:
+        message.offload_time.CopyFrom(timestamp(instance.shelf.offload_time))
+    if instance.lock is not None:
+        lock = instance.lock
+        message.lock.CopyFrom(pb.InstanceLock(reason=lock.reason, locker=lock.locker, lock_time=timestamp(lock.time)))
 
 
-def reboot_mode(request: service_pb.RebootInstanceRequest) -> RebootMode:
-    """How to restart. Raises InvalidArgument for a mode that is not known."""
-    modes = {
-        service_pb.REBOOT_MODE_UNSPECIFIED: RebootMode.SOFT,
-        service_pb.REBOOT_MODE_SOFT: RebootMode.SOFT,
-        service_pb.REBOOT_MODE_HARD: RebootMode.HARD,
-    }
-    mode = modes.get(request.mode)
-    if mode is None:
-        raise InvalidArgument.field("mode", f"{request.mode} is not known; allowed: REBOOT_MODE_SOFT, REBOOT_MODE_HARD")
-    return mode
+def _resize_to_wire(resize: Resize) -> pb.InstanceResize:
+    message = pb.InstanceResize(flavor=f"flavors/{resize.flavor}", node=f"nodes/{resize.node}" if resize.node else "")
+    if resize.confirm_time is not None:
+        message.confirm_time.CopyFrom(timestamp(resize.confirm_time))
+    return message
 
 
 def watch_response(event: WatchEvent[Instance]) -> service_pb.WatchInstancesResponse:
@@ -123,4 +120,5 @@ def _event_to_wire(event: InstanceEvent) -> pb.InstanceEvent:
         outcome=event.outcome,
         start_time=timestamp(event.start_time),
         end_time=timestamp(event.end_time),
+        steps=[step_to_wire(step) for step in event.steps],
     )

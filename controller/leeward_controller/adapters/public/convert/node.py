@@ -1,14 +1,11 @@
 """Nodes and the proofs about them."""
 
-from leeward.rpc.status import status_of
 from leeward.v1 import node_pb2 as pb
 from leeward.v1 import node_service_pb2 as service_pb
-from leeward_controller.adapters.public.convert.operation import operation_to_wire
 from leeward_controller.adapters.public.convert.values import timestamp, watch_event_type
 from leeward_controller.domain.node import FenceProof, Node
 from leeward_controller.records import NODES
-from leeward_controller.services.nodes import Refusal, ShownNode, shown_condition
-from leeward_controller.services.shown import ShownOperation
+from leeward_controller.services.shown_nodes import ShownNode
 from leeward_controller.services.watches import WatchEvent
 
 
@@ -18,7 +15,7 @@ def node_to_wire(shown: ShownNode) -> pb.Node:
     message = pb.Node(
         name=node.name,
         uid=node.uid,
-        condition=pb.Node.Condition.Value(f"CONDITION_{shown_condition(node).name}"),
+        condition=pb.Node.Condition.Value(f"CONDITION_{node.shown_condition.name}"),
         condition_reason=node.reason,
         condition_time=timestamp(node.condition_time),
         cordoned=node.cordoned,
@@ -45,6 +42,8 @@ def node_to_wire(shown: ShownNode) -> pb.Node:
         labels=report.labels | node.labels,
         create_time=timestamp(node.create_time),
         etag=shown.stored.etag,
+        current_operation=node.current_operation,
+        drained_instances=[each.instance for each in node.moved_away],
     )
     if shown.proof is not None:
         message.fence_proof.CopyFrom(proof_to_wire(shown.proof))
@@ -71,15 +70,3 @@ def watch_response(event: WatchEvent[Node], shown: ShownNode | None) -> service_
     elif event.key:
         message.node.name = f"nodes/{event.key.removeprefix(NODES.prefix)}"
     return message
-
-
-def evacuation_to_wire(
-    begun: tuple[ShownOperation, ...], refused: tuple[Refusal, ...]
-) -> service_pb.EvacuateNodeResponse:
-    """What an evacuation began, and what not."""
-    return service_pb.EvacuateNodeResponse(
-        operations=[operation_to_wire(shown) for shown in begun],
-        refusals=[
-            service_pb.EvacuateNodeRefusal(instance=each.instance, status=status_of(each.error)) for each in refused
-        ],
-    )

@@ -2,15 +2,19 @@
 
 from google.longrunning import operations_pb2
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from leeward.errors import DOMAIN
-from leeward.v1 import instance_pb2, operation_service_pb2
+from leeward.v1 import image_pb2, instance_pb2, node_pb2, operation_service_pb2
 from leeward.v1 import operation_pb2 as pb
+from leeward_controller.adapters.public.convert.catalog import image_to_wire
 from leeward_controller.adapters.public.convert.instance import instance_to_wire
-from leeward_controller.adapters.public.convert.values import duration, progress_to_wire, timestamp
-from leeward_controller.domain.operation import OperationError, OperationPhase, OperationType, StepRecord
+from leeward_controller.adapters.public.convert.node import node_to_wire, proof_to_wire
+from leeward_controller.adapters.public.convert.values import drain_to_wire, progress_to_wire, step_to_wire, timestamp
+from leeward_controller.domain.node_operation import DrainProgress, FenceNodeArguments
+from leeward_controller.domain.operation import OperationError, OperationPhase, OperationType, SnapshotArguments
 from leeward_controller.services.shown import ShownOperation
 
 
@@ -37,9 +41,11 @@ def metadata_of(shown: ShownOperation) -> pb.OperationMetadata:
         type=pb.OperationType.Value(f"OPERATION_TYPE_{operation.type.name}"),
         instance=operation.instance,
         instance_uid=operation.instance_uid,
+        node=f"nodes/{operation.node}" if operation.node else "",
+        parent_operation=operation.parent,
         phase=pb.OperationPhase.Value(f"OPERATION_PHASE_{operation.phase.name}"),
         step=operation.step,
-        steps=[_step_to_wire(step) for step in operation.history],
+        steps=[step_to_wire(step) for step in operation.history],
         percent=shown.percent,
         attempt=work.attempt + 1,
         source_node=f"nodes/{work.source_node}" if work.source_node else "",
@@ -52,7 +58,9 @@ def metadata_of(shown: ShownOperation) -> pb.OperationMetadata:
         controller=operation.owner,
         note=work.note,
     )
-    if shown.progress is not None:
+    if isinstance(shown.progress, DrainProgress):
+        message.drain.CopyFrom(drain_to_wire(shown.progress))
+    elif shown.progress is not None:
         message.migration.CopyFrom(progress_to_wire(shown.progress))
     if operation.undo_cause is not None:
         message.undo_cause.CopyFrom(_status(operation.undo_cause))
@@ -69,23 +77,22 @@ def watch_response(shown: ShownOperation) -> operation_service_pb2.WatchOperatio
     )
 
 
-def _response_of(shown: ShownOperation) -> Empty | instance_pb2.Instance:
-    if shown.operation.type is OperationType.DELETE:
+def _response_of(shown: ShownOperation) -> Message:
+    """What it led to; where that has gone since, its name and uid are all that is left."""
+    operation = shown.operation
+    if operation.type in (OperationType.DELETE, OperationType.REMOVE_NODE):
         return Empty()
+    if isinstance(operation.arguments, FenceNodeArguments):
+        over = node_pb2.FenceProof(node=operation.subject, boot_id=operation.arguments.boot_id)
+        return proof_to_wire(shown.proof) if shown.proof else over
+    if operation.node:
+        return node_to_wire(shown.node) if shown.node else node_pb2.Node(name=operation.subject, uid=operation.node_uid)
+    if isinstance(operation.arguments, SnapshotArguments):
+        gone = image_pb2.Image(name=operation.arguments.image, uid=operation.id)
+        return image_to_wire(shown.image) if shown.image else gone
     if shown.instance is not None:
         return instance_to_wire(shown.instance)
-    # The instance has gone since; its names are all that is left.
-    return instance_pb2.Instance(name=shown.operation.instance, uid=shown.operation.instance_uid)
-
-
-def _step_to_wire(step: StepRecord) -> pb.OperationStep:
-    return pb.OperationStep(
-        step=step.step,
-        start_time=timestamp(step.start_time),
-        duration=duration(step.seconds),
-        controller=step.controller,
-        outcome=step.outcome,
-    )
+    return instance_pb2.Instance(name=operation.instance, uid=operation.instance_uid)
 
 
 def _status(error: OperationError) -> Status:

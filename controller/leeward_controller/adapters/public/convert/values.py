@@ -15,6 +15,8 @@ from leeward.identity import Role
 from leeward.rpc.server_auth import current_principal
 from leeward.v1 import operation_pb2 as pb
 from leeward.v1 import watch_pb2
+from leeward_controller.domain.node_operation import DrainProgress, Move, MovePhase
+from leeward_controller.domain.operation import StepRecord
 from leeward_controller.operations.submit import Requester
 from leeward_controller.services.watches import WatchEventType
 
@@ -80,6 +82,17 @@ def requester_of(request: Message) -> Requester:
     )
 
 
+def step_to_wire(step: StepRecord) -> pb.OperationStep:
+    """One step that was taken."""
+    return pb.OperationStep(
+        step=step.step,
+        start_time=timestamp(step.start_time),
+        duration=duration(step.seconds),
+        controller=step.controller,
+        outcome=step.outcome,
+    )
+
+
 def watch_event_type(type_: WatchEventType) -> "watch_pb2.WatchEventType.ValueType":
     """What a message of a watch tells."""
     return watch_pb2.WatchEventType.Value(f"WATCH_EVENT_TYPE_{type_.name}")
@@ -125,6 +138,47 @@ def progress_from_wire(wire: pb.MigrationProgress) -> MigrationProgress | None:
         downtime_ms=_milliseconds(wire.downtime),
         decision=wire.decision,
         error=wire.error,
+    )
+
+
+def drain_to_wire(progress: DrainProgress) -> pb.DrainProgress:
+    """How far an operation is that moves the instances of a node."""
+    return pb.DrainProgress(
+        moves=[
+            pb.InstanceMove(
+                instance=move.instance,
+                operation=move.operation,
+                phase=pb.MovePhase.Value(f"MOVE_PHASE_{move.phase.name}"),
+                percent=move.percent,
+                target_node=f"nodes/{move.target_node}" if move.target_node else "",
+                error=move.error,
+                attempt=move.attempt,
+            )
+            for move in progress.moves
+        ],
+        moved=progress.count(MovePhase.MOVED),
+        staying=progress.count(MovePhase.STAYS),
+        failed=progress.count(MovePhase.FAILED),
+    )
+
+
+def drain_from_wire(wire: pb.DrainProgress) -> DrainProgress:
+    """The same back, as far as this version knows it."""
+    return DrainProgress(
+        tuple(
+            Move(
+                instance=move.instance,
+                instance_uid="",
+                phase=MovePhase[phase],
+                operation=move.operation,
+                attempt=move.attempt,
+                percent=move.percent,
+                target_node=move.target_node.removeprefix("nodes/"),
+                error=move.error,
+            )
+            for move in wire.moves
+            if (phase := pb.MovePhase.Name(move.phase).removeprefix("MOVE_PHASE_")) in MovePhase.__members__
+        )
     )
 
 

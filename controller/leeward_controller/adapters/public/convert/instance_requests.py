@@ -1,0 +1,100 @@
+"""What clients ask of instances."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from leeward.agent.types import CloudInit, Escalation, RebootMode
+from leeward.errors import InvalidArgument
+from leeward.v1 import instance_pb2 as pb
+from leeward.v1 import instance_service_pb2 as service_pb
+from leeward_controller.adapters.public.convert.values import masked, seconds
+from leeward_controller.domain.instance import PlacementRules, Storage
+from leeward_controller.services.creating import NewInstance
+from leeward_controller.services.instance_moves import LiveMigrationWish
+from leeward_controller.services.instances import InstanceChanges
+
+T = TypeVar("T")
+
+_CHANGEABLE = ("labels", "restart_on_failure")
+_STORAGES: dict[int, Storage] = {
+    pb.STORAGE_UNSPECIFIED: Storage.ANY,
+    pb.STORAGE_SHARED: Storage.SHARED,
+    pb.STORAGE_LOCAL: Storage.LOCAL,
+}
+_REBOOT_MODES: dict[int, RebootMode] = {
+    service_pb.REBOOT_MODE_UNSPECIFIED: RebootMode.SOFT,
+    service_pb.REBOOT_MODE_SOFT: RebootMode.SOFT,
+    service_pb.REBOOT_MODE_HARD: RebootMode.HARD,
+}
+_ESCALATIONS: dict[int, Escalation] = {
+    service_pb.MIGRATION_ESCALATION_UNSPECIFIED: Escalation.AUTO_CONVERGE,
+    service_pb.MIGRATION_ESCALATION_NONE: Escalation.NONE,
+    service_pb.MIGRATION_ESCALATION_AUTO_CONVERGE: Escalation.AUTO_CONVERGE,
+    service_pb.MIGRATION_ESCALATION_POST_COPY: Escalation.POST_COPY,
+    service_pb.MIGRATION_ESCALATION_PAUSE: Escalation.PAUSE,
+}
+
+
+def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
+    """What a client asks to launch. Raises InvalidArgument for a kind of storage that is not known."""
+    wanted = request.instance
+    return NewInstance(
+        parent=request.parent,
+        instance_id=request.instance_id,
+        flavor=wanted.flavor,
+        image=wanted.image,
+        bridges=tuple(nic.bridge for nic in wanted.network_interfaces),
+        labels=dict(wanted.labels),
+        restart_on_failure=wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True,
+        cloud_init=_cloud_init(wanted),
+        data_disks_gib=tuple(wanted.data_disks_gib),
+        storage=_known(_STORAGES, wanted.storage, "instance.storage", "STORAGE_SHARED, STORAGE_LOCAL"),
+        placement=PlacementRules(dict(wanted.placement.required_labels), dict(wanted.placement.preferred_labels)),
+        cpu_model=wanted.cpu_model,
+        group=wanted.group,
+        node=request.node,
+        validate_only=request.validate_only,
+    )
+
+
+def changes_of(request: service_pb.UpdateInstanceRequest) -> InstanceChanges:
+    """What to change. Raises InvalidArgument."""
+    wanted = request.instance
+    given = [field.name for field, _ in wanted.ListFields() if field.name in _CHANGEABLE]
+    paths = masked(request.update_mask, _CHANGEABLE, given)
+    labels = dict(wanted.labels) if "labels" in paths else None
+    if "restart_on_failure" not in paths:
+        return InstanceChanges(labels)
+    return InstanceChanges(labels, wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True)
+
+
+def reboot_mode(request: service_pb.RebootInstanceRequest) -> RebootMode:
+    """How to restart. Raises InvalidArgument for a mode that is not known."""
+    return _known(_REBOOT_MODES, request.mode, "mode", "REBOOT_MODE_SOFT, REBOOT_MODE_HARD")
+
+
+def live_migration(request: service_pb.LiveMigrateInstanceRequest) -> LiveMigrationWish:
+    """How to live-migrate. Raises InvalidArgument for an escalation that is not known."""
+    allowed = ", ".join(f"MIGRATION_ESCALATION_{each.name}" for each in Escalation)
+    return LiveMigrationWish(
+        node=request.node,
+        bandwidth_mib_s=request.max_bandwidth_mib_per_second,
+        max_downtime_s=seconds(request, "max_downtime"),
+        timeout_s=seconds(request, "timeout"),
+        escalation=_known(_ESCALATIONS, request.escalation, "escalation", allowed),
+    )
+
+
+def _cloud_init(wanted: pb.Instance) -> CloudInit | None:
+    if not wanted.HasField("cloud_init"):
+        return None
+    given = wanted.cloud_init
+    # A key as it stands in a file ends in a newline.
+    keys = tuple(key.strip() for key in given.ssh_authorized_keys)
+    return CloudInit(given.user_data, keys)
+
+
+def _known(values: Mapping[int, T], number: int, field: str, allowed: str) -> T:
+    if number not in values:
+        raise InvalidArgument.field(field, f"{number} is not known; allowed: {allowed}")
+    return values[number]

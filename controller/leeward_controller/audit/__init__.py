@@ -1,0 +1,1 @@
+"""Comparing what is recorded with what is there: pure findings, and the repairs that mend them."""

@@ -1,0 +1,233 @@
+"""What is done to nodes by operations: drain and bring back, fence, remove; and what their death would lead to."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from leeward import names
+from leeward.clock import Clock
+from leeward.errors import Conflict, FailedPrecondition, Violation
+from leeward_controller.domain.node import Node, NodeCondition, NodeDuty
+from leeward_controller.domain.node_operation import (
+    BringBackArguments,
+    DrainNodeArguments,
+    FenceNodeArguments,
+    OnFailure,
+    RemoveNodeArguments,
+)
+from leeward_controller.domain.node_transitions import running_on, with_condition, with_duty
+from leeward_controller.domain.operation import Arguments, OperationType
+from leeward_controller.failover.plan import FailoverPlan, plan_failover
+from leeward_controller.operations.fence_node import node_alive
+from leeward_controller.operations.remove_node import check_removable
+from leeward_controller.operations.submit import Requester, Submitter
+from leeward_controller.ports import Fence
+from leeward_controller.records import Commit, Records, Stored
+from leeward_controller.scheduler.candidates import candidates
+from leeward_controller.scheduler.placement import PlacementPolicy
+from leeward_controller.scheduler.requests import request_for
+from leeward_controller.services.checks import Checks, check_etag
+from leeward_controller.services.instances import Target
+from leeward_controller.services.shown import Presenter, ShownOperation
+from leeward_controller.services.shown_nodes import NodeReader, ShownNode
+from leeward_controller.view import ClusterView
+
+T = TypeVar("T")
+
+MAX_REASON_LENGTH = 1024
+MAX_PARALLELISM = 64
+MAX_RETRIES = 10
+_ATTEMPTS = 5
+
+Change = Callable[[Node], Node]
+Prepare = Callable[[Node], Awaitable[tuple[Arguments, Change]]]
+"""The arguments of an operation on the node as it is, and what the node becomes with it; raises what forbids it."""
+
+
+class NodeOperations:
+    """Begins operations on nodes."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        nodes: NodeReader,
+        view: ClusterView,
+        submitter: Submitter,
+        presenter: Presenter,
+        fence: Fence,
+        policy: PlacementPolicy,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._nodes = nodes
+        self._view = view
+        self._submitter = submitter
+        self._presenter = presenter
+        self._fence = fence
+        self._policy = policy
+        self._clock = clock
+
+    async def drain(
+        self,
+        target: Target,
+        requester: Requester,
+        *,
+        parallelism: int,
+        retries: int | None,
+        on_failure: OnFailure,
+        enter_maintenance: bool,
+        reason: str,
+    ) -> ShownOperation:
+        """Cordon a node and move every instance off it. 0 at a time, and no `retries`, mean the defaults.
+
+        Raises InvalidArgument, NotFound, WrongState, OperationRunning, Conflict (etag).
+        """
+        checks, usual = Checks(), DrainNodeArguments()
+        checks.between(parallelism, 0, MAX_PARALLELISM, "parallelism")
+        checks.between(retries or 0, 0, MAX_RETRIES, "retries")
+        too_long = f"has {len(reason)} characters, at most {MAX_REASON_LENGTH} are allowed"
+        checks.that(len(reason) <= MAX_REASON_LENGTH, "reason", too_long)
+        wanted = DrainNodeArguments(
+            parallelism=parallelism or usual.parallelism,
+            retries=usual.retries if retries is None else retries,
+            on_failure=on_failure,
+            enter_maintenance=enter_maintenance,
+            reason=reason,
+        )
+
+        async def prepare(node: Node) -> tuple[Arguments, Change]:
+            arguments = replace(wanted, duty_before=node.duty, cordon_reason_before=node.cordon_reason)
+            return arguments, lambda node: with_duty(node, NodeDuty.DRAINING, reason=reason)
+
+        return await self._begin(target, OperationType.DRAIN_NODE, prepare, requester, checks)
+
+    async def fence(self, target: Target, requester: Requester, *, force: bool) -> ShownOperation:
+        """Seek a proof that the node's last known boot is over.
+
+        Raises InvalidArgument, NotFound, OperationRunning, Conflict (etag), FailedPrecondition (it is alive and `force`
+        is not asked for, or it is alive and there is no device to cut its power).
+        """
+
+        async def prepare(node: Node) -> tuple[Arguments, Change]:
+            shown = await self._nodes.gathered(Stored("", node, 0, 0))
+            if shown.lease is not None and shown.proof is None:
+                self._check_fenceable(node, force=force)
+            return FenceNodeArguments(node.report.boot_id, force), lambda node: node
+
+        return await self._begin(target, OperationType.FENCE_NODE, prepare, requester, Checks())
+
+    def _check_fenceable(self, node: Node, *, force: bool) -> None:
+        if not force:
+            raise node_alive(node)
+        if not self._fence.covers(node.node):
+            why = "no fence device is configured for it"
+            raise FailedPrecondition(
+                f"{node.name} is alive, and its power cannot be cut: {why}",
+                reason="NO_FENCE_DEVICE",
+                violations=[Violation("FENCE_DEVICE", node.name, why)],
+                resource=node.name,
+            )
+
+    async def remove(self, target: Target, requester: Requester) -> ShownOperation:
+        """Take a node out of the cluster.
+
+        Raises InvalidArgument, NotFound, WrongState, OperationRunning, Conflict (etag), FailedPrecondition (it is
+        alive, or not empty).
+        """
+
+        async def prepare(node: Node) -> tuple[Arguments, Change]:
+            await check_removable(self._records, node)
+            return RemoveNodeArguments(), lambda node: node
+
+        return await self._begin(target, OperationType.REMOVE_NODE, prepare, requester, Checks())
+
+    async def bring_back(self, target: Target, requester: Requester) -> ShownNode:
+        """Put a node back into service, and begin to move back what was drained off it, where there is something.
+
+        Raises InvalidArgument, NotFound, WrongState, OperationRunning, Conflict (etag).
+        """
+        change = partial(back_in_service, now=self._clock.now())
+
+        async def begin(stored: Stored[Node]) -> None:
+            away = stored.value.moved_away
+            if target.validate_only:
+                change(stored.value)
+            elif away:
+                arguments = BringBackArguments(away)
+                await self._submitter.submit_on_node(
+                    stored, OperationType.BRING_BACK, arguments, requester, change=change
+                )
+            elif (new := change(stored.value)) != stored.value:
+                await self._records.commit(Commit().replace(stored, new))
+
+        node_id = self._checked(target, requester, Checks())
+        if await self._submitter.repeated(requester) is None:
+            await self._on_present(node_id, target, begin)
+        return await self._nodes.gathered(await self._nodes.read(node_id))
+
+    async def plan_failover(self, name: str) -> tuple[FailoverPlan, datetime]:
+        """What would happen if the node died now, as this replica sees the cluster, and when that was.
+
+        Raises InvalidArgument, NotFound.
+        """
+        node = (await self._nodes.read(names.node(name))).value
+        plan = plan_failover(
+            node.node,
+            [stored.value for stored in self._view.instances_on(node.node)],
+            candidates(self._view),
+            request_of=lambda instance: request_for(
+                self._view, instance, excluded=((node.node, "it is the node thought away"),), lost_node=True
+            ),
+            policy=self._policy,
+        )
+        return plan, self._clock.now()
+
+    def _checked(self, target: Target, requester: Requester, checks: Checks) -> str:
+        node_id = checks.parsed(lambda: names.node(target.name), "")
+        checks.request_id(requester.request_id)
+        checks.done()
+        return node_id
+
+    async def _begin(
+        self, target: Target, wanted: OperationType, prepare: Prepare, requester: Requester, checks: Checks
+    ) -> ShownOperation:
+        node_id = self._checked(target, requester, checks)
+        if (earlier := await self._submitter.repeated(requester)) is not None:
+            return await self._presenter.show(earlier)
+
+        async def begin(stored: Stored[Node]) -> ShownOperation:
+            arguments, change = await prepare(stored.value)
+            if target.validate_only:
+                await self._submitter.check_node(stored.value, wanted)
+                return self._presenter.only_checked(stored.value, wanted, arguments, requester.principal)
+            operation = await self._submitter.submit_on_node(stored, wanted, arguments, requester, change=change)
+            return await self._presenter.show(operation)
+
+        return await self._on_present(node_id, target, begin)
+
+    async def _on_present(self, node_id: str, target: Target, act: Callable[[Stored[Node]], Awaitable[T]]) -> T:
+        """Act on the node as it is; again when it changed in between, unless a version was asked for."""
+        attempts = 1 if target.etag else _ATTEMPTS
+        while True:
+            attempts -= 1
+            stored = await self._nodes.read(node_id)
+            check_etag(stored, target.etag, name=target.name)
+            try:
+                return await act(stored)
+            except Conflict as error:
+                # An operation that runs is a conflict of its own kind: asking again changes nothing.
+                if attempts <= 0 or error.specific_reason != Conflict.reason:
+                    raise
+
+
+def back_in_service(node: Node, *, now: datetime) -> Node:
+    """A node that takes instances again. Raises OperationRunning while it is drained."""
+    if node.duty is NodeDuty.DRAINING:
+        raise running_on(node, OperationType.DRAIN_NODE)
+    node = replace(with_duty(node, NodeDuty.IN_SERVICE, reason=""), moved_away=())
+    if node.condition is not NodeCondition.QUARANTINED:
+        return node
+    return with_condition(node, NodeCondition.READY, "released from quarantine by an operator", now=now)

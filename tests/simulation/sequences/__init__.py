@@ -1,0 +1,1 @@
+"""Random sequences of every operation, with failures, against a model made from the transition table."""
