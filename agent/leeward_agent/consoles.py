@@ -156,12 +156,9 @@ class Consoles:
         """The uids whose logs have not been written to since then. Raises StorageError."""
         return await asyncio.to_thread(_quiet, self._logs, since.timestamp())
 
-    async def found(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The uids that there are sockets, and logs, for. Raises StorageError."""
-        return (
-            await asyncio.to_thread(_names, self._sockets, _SOCKET),
-            await asyncio.to_thread(_names, self._logs, _LOG),
-        )
+    async def sockets(self) -> tuple[str, ...]:
+        """The uids that there are sockets for. Raises StorageError."""
+        return await asyncio.to_thread(_names, self._sockets, _SOCKET)
 
     async def attach(
         self, uid: str, open_source: Callable[[], AsyncGenerator[bytes, None]], *, take_over: bool

@@ -29,6 +29,7 @@ from leeward.errors import (
     NotFound,
     StaleClaim,
     StaleRunEpoch,
+    Unavailable,
     WrongState,
 )
 
@@ -199,7 +200,7 @@ async def test_a_node_whose_deadline_has_passed_starts_nothing(a: AgentHost) -> 
     await a.api.create_disk(caller(), spec=spec())
     await a.api.claim_run_epoch(caller(), spec=spec())
     a.vitals.legitimate = False
-    with pytest.raises(FailedPrecondition) as raised:
+    with pytest.raises(Unavailable) as raised:
         await a.api.start_guest(caller(), spec=spec())
     assert raised.value.specific_reason == "NODE_NOT_LEGITIMATE"
     assert (await a.api.get_guest(uid=UID)).state is GuestState.ABSENT

@@ -24,6 +24,7 @@ from leeward.errors import (
     NotFound,
     StaleClaim,
     StaleRunEpoch,
+    Unavailable,
     WrongState,
 )
 from leeward_agent.storage.memory import MemoryPoolContents
@@ -111,7 +112,7 @@ async def test_a_node_whose_deadline_has_passed_wakes_nothing(a: AgentHost) -> N
     await start(a.api)
     await a.api.suspend_guest(caller(), spec=spec())
     a.vitals.legitimate = False
-    with pytest.raises(FailedPrecondition) as raised:
+    with pytest.raises(Unavailable) as raised:
         await a.api.wake_guest(caller(), spec=spec())
     assert raised.value.specific_reason == "NODE_NOT_LEGITIMATE"
     a.vitals.legitimate = True

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -343,3 +344,49 @@ async def test_a_guest_whose_halves_cannot_meet_again_runs_on_neither_host(tmp_p
         assert last.phase is MigrationPhase.FAILED, last
         assert "each host holds a part of the guest's memory" in last.error
         assert (await a.api.get_guest(uid=UID)).state is GuestState.STOPPED
+
+
+# What `libvirtd --listen` would be: libvirt's own protocol is the same on both sockets.
+_LIBVIRT_BY_TCP = """
+import asyncio
+
+async def pump(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+async def accept(reader, writer):
+    there = await asyncio.open_unix_connection("/run/libvirt/libvirt-sock")
+    await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(accept, "0.0.0.0", 16509) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+async def test_past_the_agents_a_guest_and_its_disks_move_over_connections_of_their_own(tmp_path: Path) -> None:
+    native = {
+        "migration_transport": "native",
+        "migration_libvirt_uri": "qemu+tcp://{host}/system",
+        "migration_tls": "false",
+        "migration_connections": "2",
+    }
+    async with real_agents(tmp_path, "host-a", "host-b", settings=native) as lab:
+        a, b = lab.agents["host-a"], lab.agents["host-b"]
+        await b.host.spawn([sys.executable, "-c", _LIBVIRT_BY_TCP], name="libvirt-by-tcp")
+        there = lab.local_pool_ids["host-b"]
+        spec = await make_disks(a, tmp_path, pool_id=lab.local_pool_ids["host-a"])
+        await make_disks(b, tmp_path, pool_id=there)
+        await run(a, spec)
+        line = await until_ticks_beyond(a, 0)
+
+        outcome = await migrate(a, b, spec, "operations/native", copies_disks=True, target_pool_id=there)
+
+        assert outcome.phase is MigrationPhase.COMPLETED, outcome
+        await until_only_on(b, a)
+        await until_ticks_beyond(b, line)
+        assert len(boots_in(await console(b))) == 1

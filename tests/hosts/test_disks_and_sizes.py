@@ -8,7 +8,7 @@ from tests.support.hosts import CALL_S, IMAGE, PARENT, Guest, Lab
 
 from leeward.v1 import backup_policy_service_pb2, image_service_pb2
 from leeward.v1.backup_policy_pb2 import BackupPolicy
-from leeward_lab.guest.record import ticks_in
+from leeward_lab.guest.record import boots_in, ticks_in
 from leeward_lab.hosts.waiting import until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
@@ -28,7 +28,7 @@ async def test_resize_and_revert_then_resize_and_confirm(lab: Lab) -> None:
     await guest.act("RevertResize")
     assert await guest.state() == "ACTIVE"
     assert (await guest.record()).resources == before.resources
-    await guest.until_written("boot 2 ")  # The disk of before the resize had seen one boot.
+    await _until_boots(guest, [1, 2, 2])  # The disk of before the resize had seen one boot.
     await guest.stop()
     assert guest.on_disk().boots == 2
     assert _kept(guest) == []
@@ -176,6 +176,13 @@ async def test_backup_by_policy_is_restored_by_rebuild(lab: Lab) -> None:
 
     await until(restored, what="a second boot of the disk that was backed up", timeout_s=90)
     assert 0 < min(tick.line for tick in guest.on_disk().history) <= lines
+
+
+async def _until_boots(guest: Guest, boots: list[int]) -> None:
+    async def there() -> bool:
+        return boots_in(guest.written()) == boots
+
+    await until(there, what=f"its console showing the boots {boots}", timeout_s=90)
 
 
 def _kept(guest: Guest) -> list[str]:

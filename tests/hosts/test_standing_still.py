@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.hosts import CALL_S, Guest, Lab, code_of
 
+from leeward.v1 import node_service_pb2
 from leeward.v1.instance_service_pb2 import AttachConsoleRequest, RebootMode
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(180)]
@@ -63,6 +64,8 @@ async def test_resume_on_another_node_after_the_loss_of_its_own(lab: Lab) -> Non
     assert guest.only_process().host == await guest.host()
     guest.check_undisturbed(boots=1)
     await lab.return_home("host-a")
+    await lab.until_condition("host-a", "QUARANTINED")
+    await lab.client.nodes.UncordonNode(node_service_pb2.UncordonNodeRequest(name="nodes/host-a"), timeout=CALL_S)
 
 
 async def test_crash_dump_reaches_the_kernel(lab: Lab) -> None:
@@ -79,7 +82,8 @@ async def test_console_log_and_attach_console(lab: Lab) -> None:
     assert "40+2=42" in await guest.console(), "what an attached console shows is in the log, too"
 
     held = asyncio.Event()
-    first = asyncio.ensure_future(_typed(guest, b"\n", until="never", held=held))
+    # The one before may not have been missed yet.
+    first = asyncio.ensure_future(_typed(guest, b"\n", until="never", take_over=True, held=held))
     await asyncio.wait_for(held.wait(), CALL_S)
     code, refusal = await code_of(_typed(guest, b"\n", until="never"))
     assert code == "FAILED_PRECONDITION", refusal
@@ -111,9 +115,10 @@ async def _typed(
         await done.wait()
 
     shown = ""
+    call = guest.lab.client.instances.AttachConsole(requests())
     async with asyncio.timeout(60.0):
         try:
-            async for answer in guest.lab.client.instances.AttachConsole(requests()):
+            async for answer in call:
                 shown += answer.output.decode(errors="replace")
                 if held is not None and "tick" in shown:
                     held.set()
@@ -121,4 +126,5 @@ async def _typed(
                     return shown
         finally:
             done.set()
+            call.cancel()
     raise AssertionError(f"the console ended without {until!r}: {shown[-300:]!r}")

@@ -136,6 +136,18 @@ def test_an_emptied_node_is_evacuated_and_quarantined_when_it_returns() -> None:
     assert found[-1].condition is _C.QUARANTINED
 
 
+def test_what_was_not_moved_away_stays_on_a_node_that_returns_in_the_same_boot() -> None:
+    fenced = fencing(
+        30.0, None, condition=_C.FENCED, proof=ProofKind.SILENCE, instances=2, idle=2, waiting=("one", "two")
+    )
+    assert Evacuate("host-a", "boot-1", ("one", "two")) in decisions_for(fenced)
+    returned = replace(fenced, lease_missing_s=None)
+    found = decisions_for(returned)
+    assert ClearProof("host-a", "boot-1") in found
+    assert not any(isinstance(d, Evacuate) for d in found)
+    assert not any(isinstance(d, ClearProof) for d in decisions_for(replace(returned, idle=1)))
+
+
 def test_many_nodes_dead_at_once_pull_the_brake_and_nothing_is_moved() -> None:
     dead = tuple(
         replace(fencing(9.0, silent(9.0), proof=ProofKind.SILENCE, waiting=("guest",)), node=f"host-{letter}")

@@ -1,6 +1,5 @@
 """What only a simulation shows of migrations: a post-copy cut in the middle, and one that a broken process leaves."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -121,9 +120,11 @@ async def test_between_processes_disks_go_along_and_a_cut_post_copy_is_mended(tm
     reports = hosts.migrate(replace(BUSY, copies_disks=True, target_pool_id="other", bandwidth_mib_s=4))
     await until_switching(reports)
     lines = read_record(tmp_path / "a" / "root.qcow2").lines
-    async with asyncio.timeout(5):
-        while (await hosts.destination.get_guest("one")).state is not GuestState.RUNNING:
-            await asyncio.sleep(0.01)
+
+    async def runs_there() -> bool:
+        return (await hosts.destination.get_guest("one")).state is GuestState.RUNNING
+
+    await until(runs_there, within_s=5, what="the guest runs on the destination")
     await hosts.destination.close()
     assert (await outcome(reports)).phase is MigrationPhase.FAILED
     await both_hold_a_half(hosts)

@@ -100,7 +100,7 @@ class DiskVerbs(Verbs):
 
         async def delete() -> None:
             await pool.delete_disk(spec.uid)
-            await self._consoles.remove(spec.uid)
+            await self._consoles.remove_socket(spec.uid)
 
         await self._on_stopped(caller, spec, delete)
 

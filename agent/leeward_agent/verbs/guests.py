@@ -13,7 +13,7 @@ from leeward.agent.types import (
     MigrationProgress,
     RebootMode,
 )
-from leeward.errors import FailedPrecondition, HypervisorError, NotFound, StaleRunEpoch, WrongState
+from leeward.errors import FailedPrecondition, HypervisorError, NotFound, StaleRunEpoch, Unavailable, WrongState
 from leeward_agent.domain.checks import check_spec
 from leeward_agent.domain.right import check_right
 from leeward_agent.migration_job import MigrationRequest
@@ -126,9 +126,10 @@ class GuestVerbs(Verbs):
         return await self._started(spec, pool)
 
     async def _check_may_run(self, turn: Turn, spec: GuestSpec, pool: Pool) -> None:
-        """The last look before a process of the guest comes into being. Raises FailedPrecondition, StaleRunEpoch."""
+        """The last look before a process of the guest comes into being. Raises Unavailable, StaleRunEpoch."""
         if not self._vitals.may_start_guests(spec.pool_id):
-            raise FailedPrecondition(
+            # It passes: an undo that needs the guest back waits for it.
+            raise Unavailable(
                 f"{self._node} may not start guests in pool {spec.pool_id}: it could renew neither of its heartbeats "
                 "in time",
                 reason="NODE_NOT_LEGITIMATE",
@@ -154,6 +155,10 @@ class GuestVerbs(Verbs):
         if not in_memory(status) or status.migrating:
             raise self._wrong_state(status, "paused")
         if status.state is GuestState.PAUSED:
+            if uid in await self._hypervisor.paused_by_io_error():
+                # It would be let run on as soon as its disk can be reached again.
+                why = "it stands still already, because its disk cannot be reached"
+                raise Unavailable(f"guest {uid} cannot be paused now: {why}", reason="DISK_UNREACHABLE")
             return status
         await self._hypervisor.pause(uid)
         status = await self._hypervisor.get_guest(uid)

@@ -330,7 +330,8 @@ class PoolInventory:
 class Inventory:
     """All that one host holds: its pools, the guests its hypervisor knows, and what lies in the agent's own folders.
 
-    `sockets` and `console_logs` are the uids of guests that such a file was found for.
+    `sockets` and `console_logs` are the uids of guests that such a file was found for; of logs, those that nothing was
+    written to for some minutes.
     """
 
     pools: tuple[PoolInventory, ...]

@@ -46,6 +46,11 @@ class ProofKind(StrEnum):
     NEW_BOOT = "NEW_BOOT"  # The node came back with a new boot id: what ran in the old boot is gone.
     ATTESTATION = "ATTESTATION"  # An operator said so.
 
+    @property
+    def speaks_of_own_disks(self) -> bool:
+        """Whether it also tells that guests on disks of the node's own have ended. The guard kills no such."""
+        return self not in (ProofKind.SILENCE, ProofKind.POISON_PILL)
+
 
 @dataclass(frozen=True, slots=True)
 class FenceProof:

@@ -153,11 +153,14 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
     is_told = node.condition in _OVER or (node.condition is _C.QUARANTINED and node.lease_missing_s is None)
     if not is_told:
         yield SetCondition(node.node, _C.FENCED, f"proved by {node.proof}")
-    if node.waiting and not braked:
+    is_back = node.lease_missing_s is None
+    # What is still on a node that is back stays: its disks may be nowhere else, or no other node has had room for it.
+    is_over = is_told and node.instances <= (node.idle if is_back else 0)
+    if node.waiting and not braked and not is_over:
         yield Evacuate(node.node, node.known_boot_id, node.waiting)
-    if node.instances or not is_told:
+    if not is_over:
         return
-    if node.lease_missing_s is None:
+    if is_back:
         yield TrimAllocation(node.node)
         yield ClearProof(node.node, node.known_boot_id)
         yield _came_back(node)
@@ -167,7 +170,7 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
 
 
 def _came_back(node: NodeSnapshot) -> SetCondition:
-    """What becomes of a node that is back and has nothing left: one that was emptied on purpose left nothing behind."""
+    """What becomes of a node that is back, and that nothing leaves any more; one emptied on purpose left nothing."""
     if node.in_maintenance:
         return SetCondition(node.node, _C.READY, _BACK_IN_MAINTENANCE, adopt_report=True)
     return SetCondition(node.node, _C.QUARANTINED, _CAME_BACK, adopt_report=True)

@@ -6,7 +6,9 @@ import structlog
 
 from leeward import keys
 from leeward.errors import LeewardError
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import NodeCondition, NodeDuty
+from leeward_controller.domain.operation import OperationType
 from leeward_controller.failover.decide import decide
 from leeward_controller.failover.execute import Executor
 from leeward_controller.failover.model import BrakePolicy, ClusterSnapshot, NodeSnapshot, Silence, Timing, differs
@@ -148,8 +150,17 @@ class FailoverLoop:
             waiting=self._waiting(node_id) if proof else (),
             can_power_off=self._executor.can_power_off(node_id),
             powering_off=self._executor.is_powering_off(node_id),
+            idle=self._idle(node_id) if proof else 0,
         )
 
     def _waiting(self, node_id: str) -> tuple[str, ...]:
         instances = (stored.value for stored in self._view.instances_on(node_id))
         return tuple(instance.name for instance in instances if self._executor.needs_evacuation(instance))
+
+    def _idle(self, node_id: str) -> int:
+        return sum(1 for stored in self._view.instances_on(node_id) if not self._is_evacuating(stored.value))
+
+    def _is_evacuating(self, instance: Instance) -> bool:
+        key = keys.operation(instance.current_operation.removeprefix("operations/"))
+        stored = self._view.operations.get(key)
+        return stored is not None and stored.value.type is OperationType.EVACUATE

@@ -47,7 +47,7 @@ class NodeSnapshot:
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
-    only once there is a proof.
+    only once there is a proof. `idle` counts those that no evacuation is moving away; likewise.
     """
 
     node: str
@@ -66,6 +66,7 @@ class NodeSnapshot:
     waiting: tuple[str, ...]
     can_power_off: bool
     powering_off: bool = False
+    idle: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ Nova calls this the power state sync. What an operation is doing is never interf
 | RESIZED | stays RESIZED; to confirm or to revert leads to STOPPED | started again with its new size |
 | RESCUED | stays RESCUED, and down until it is unrescued | booted again from its rescue image |
 | others | not meant to run | not meant to run |
+
+A guest whose instance was deleted while its host was away is ended. One that no record ever spoke of is left to an
+audit: it may be that the records are older than the guest.
 """
 
 import asyncio
@@ -18,7 +21,8 @@ from dataclasses import replace
 import structlog
 
 from leeward import keys
-from leeward.agent.types import GuestState, GuestStatus, RebootMode, StopCause
+from leeward.agent.api import AgentApi
+from leeward.agent.types import Caller, GuestState, GuestStatus, RebootMode, StopCause
 from leeward.clock import Clock
 from leeward.errors import AgentUnavailable, Conflict, LeewardError
 from leeward_controller.domain.instance import Instance, InstanceState
@@ -26,7 +30,7 @@ from leeward_controller.domain.node import NodeCondition
 from leeward_controller.domain.operation import Arguments, OperationType, PlainArguments, RebootArguments
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
-from leeward_controller.records import INSTANCES, Commit, Stored
+from leeward_controller.records import EVENTS, INSTANCES, Commit, Stored
 
 log = structlog.get_logger()
 
@@ -112,6 +116,25 @@ class GuestSync:
             instance = stored.value
             absent = GuestStatus(instance.uid, instance.name, GuestState.ABSENT)
             await self._judge(node_id, known.get(instance.uid, absent))
+        recorded = {stored.value.uid for stored in self._view.instances.values()}
+        for status in known.values():
+            if status.uid not in recorded:
+                await self._end_orphan(agent, status)
+
+    async def _end_orphan(self, agent: AgentApi, status: GuestStatus) -> None:
+        """End a guest whose instance was deleted while its host could not be reached. Its disks are left to an audit.
+
+        Its history tells that it was: an instance that is gone never comes back.
+        """
+        records = self._surroundings.records
+        there = await records.get(INSTANCES, keys.instance(status.name))
+        if there is not None and there.value.uid == status.uid:
+            return  # The view lags.
+        history = await records.list(EVENTS, prefix=keys.event(status.uid, ""))
+        if any(stored.value.type == OperationType.DELETE for stored in history.items):
+            log.warning("sync.orphan_ended", uid=status.uid, name=status.name, state=status.state)
+            caller = Caller(_REQUESTER.principal, "end_orphan", history.revision)
+            await agent.remove_guest(caller, uid=status.uid)
 
     async def _judge(self, node_id: str, status: GuestStatus) -> None:
         if status.state not in (GuestState.STOPPED, GuestState.ABSENT) or status.stop_cause is StopCause.MIGRATED:

@@ -134,6 +134,14 @@ class StepContext:
         node = self.view.nodes.get(keys.node(node_id))
         return node is not None and keys.fence(node_id, node.value.report.boot_id) in self.view.fences
 
+    def may_run_on_own_disks(self, node_id: str) -> bool:
+        """Whether guests on disks of the node's own may run on it although it is fenced: a guard kills no such."""
+        node = self.view.nodes.get(keys.node(node_id))
+        if node is None:
+            return False
+        proof = self.view.fences.get(keys.fence(node_id, node.value.report.boot_id))
+        return proof is not None and not proof.value.kind.speaks_of_own_disks
+
     def agent_with_pool(self, pool_id: str, *, preferred: str = "") -> AgentApi:
         """An agent that has the pool, that of `preferred` if possible.
 

@@ -6,7 +6,7 @@ from leeward import keys
 from leeward.agent.types import DiskFormat, GuestState
 from leeward.errors import FailedPrecondition, Violation
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.node import FenceProof, ProofKind
+from leeward_controller.domain.node import FenceProof
 from leeward_controller.domain.operation import EvacuateArguments, OperationType
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.disks import drop_pulled_disks, moves_disks, spec_at_target
@@ -68,7 +68,7 @@ async def _require_proof(context: StepContext) -> FenceProof:
 
 def _check_proves_local_death(instance: Instance, proof: FenceProof) -> None:
     """Raises FailedPrecondition for a proof that speaks of guests on shared pools only: the guard kills no others."""
-    if proof.kind in (ProofKind.SILENCE, ProofKind.POISON_PILL):
+    if not proof.kind.speaks_of_own_disks:
         why = f"{proof.kind} does not prove that guests on local disks have ended; have it powered off, or attest that"
         node = f"nodes/{proof.node}"
         raise FailedPrecondition(

@@ -17,7 +17,15 @@ from leeward.agent.types import (
     MigrationPhase,
     MigrationProgress,
 )
-from leeward.errors import AgentIndefinite, AgentUnavailable, Cancelled, Conflict, HypervisorError, NodeGone
+from leeward.errors import (
+    AgentIndefinite,
+    AgentUnavailable,
+    Cancelled,
+    Conflict,
+    FailedPrecondition,
+    HypervisorError,
+    NodeGone,
+)
 from leeward_controller.domain.operation import LiveMigrateArguments, OperationType
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.disks import delete_disks_in, drop_pulled_disks, moves_disks, spec_at_target
@@ -73,7 +81,7 @@ async def migrate(context: StepContext) -> Advance:
     if outcome.phase is MigrationPhase.CANCELLED:
         raise Cancelled("cancelled on request; the guest runs on where it was")
     if outcome.phase is not MigrationPhase.COMPLETED:
-        raise HypervisorError(f"the migration failed and the guest runs on where it was: {outcome.error}")
+        raise HypervisorError(f"the migration failed: {outcome.error or 'the agent told no cause'}")
     return Advance()
 
 
@@ -91,7 +99,7 @@ async def _has_arrived(context: StepContext) -> bool:
 
 
 async def _look(context: StepContext) -> tuple[GuestStatus, GuestStatus]:
-    """The guest on the source and on the target; ABSENT from a node that is fenced."""
+    """The guest on the source and on the target; ABSENT from a node that is proved not to run it."""
     work = context.operation.work
     return await _status(context, work.source_node), await _status(context, work.target_node)
 
@@ -100,7 +108,10 @@ async def _status(context: StepContext, node: str) -> GuestStatus:
     uid = context.instance.uid
     try:
         return await context.agent(node).get_guest(uid=uid)
-    except NodeGone:
+    except NodeGone as error:
+        if moves_disks(context) and context.may_run_on_own_disks(node):
+            why = "guests on its own disks may run on; it has to come back, or be proved to be off"
+            raise AgentUnavailable(f"{error.message}, but {why}") from error
         return GuestStatus(uid, context.instance.name, GuestState.ABSENT)
 
 
@@ -112,7 +123,8 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
         raise NodeGone(f"nodes/{work.target_node} lost its heartbeat before the migration began")
     context.check_may_receive(work.target_node)
     report = target_lease.report
-    canceller = asyncio.ensure_future(_cancel_when_asked(context))
+    too_late: list[str] = []
+    canceller = asyncio.ensure_future(_cancel_when_asked(context, too_late))
     last = MigrationProgress(MigrationPhase.FAILED, error="the agent told no outcome")
     try:
         moments = source.migrate_guest(
@@ -130,17 +142,21 @@ async def _follow_migration(context: StepContext) -> MigrationProgress:
         )
         async with aclosing(moments):
             async for last in moments:
-                context.tell_progress(last)
+                context.tell_progress(replace(last, decision=too_late[0]) if too_late else last)
     finally:
         canceller.cancel()
         await asyncio.gather(canceller, return_exceptions=True)
     return last
 
 
-async def _cancel_when_asked(context: StepContext) -> None:
-    """The outcome of the cancellation comes through the migration itself: it may be too late for it."""
+async def _cancel_when_asked(context: StepContext, too_late: list[str]) -> None:
+    """The outcome comes through the migration itself; why it cannot be cancelled any more, in its progress."""
     await context.cancelled.wait()
-    await context.agent(context.operation.work.source_node).cancel_migration(context.caller, uid=context.instance.uid)
+    try:
+        agent = context.agent(context.operation.work.source_node)
+        await agent.cancel_migration(context.caller, uid=context.instance.uid)
+    except FailedPrecondition as error:
+        too_late.append(f"cannot be cancelled any more: {error.message}")
 
 
 async def take_back(context: StepContext) -> Advance:
@@ -158,7 +174,8 @@ async def take_back(context: StepContext) -> Advance:
     if there.state is GuestState.STOPPED:
         with contextlib.suppress(NodeGone):
             await context.agent(work.target_node).remove_guest(context.caller, uid=uid)
-    if here.state is GuestState.PAUSED:
+    # One that is meant to be paused has not run on the target either, and stays as it is.
+    if here.state is GuestState.PAUSED and context.instance.wanted_guest is GuestState.RUNNING:
         if context.is_fenced(work.target_node):
             # The target may have run it before it died. Of the two, only the disk is sure to be of the present.
             await context.agent(work.source_node).remove_guest(context.caller, uid=uid)
@@ -180,10 +197,22 @@ async def settle(context: StepContext) -> Advance:
         await context.agent(source).remove_guest(context.caller, uid=context.instance.uid)
     with contextlib.suppress(NodeGone):
         await context.agent(target).claim_run_epoch(context.caller, spec=spec_at_target(context))
+        await _let_run(context, target)
     return Advance(
         instance=lambda instance: replace(instance, node=target, pool_id=work.target_pool_id, run_epoch=work.run_epoch),
         release_from=(source,),
     )
+
+
+async def _let_run(context: StepContext, target: str) -> None:
+    """One that stood still on its source because its disk could not be reached arrives standing still."""
+    if context.instance.wanted_guest is not GuestState.RUNNING:
+        return
+    agent, uid = context.agent(target), context.instance.uid
+    status = await agent.get_guest(uid=uid)
+    if status.state is GuestState.PAUSED and not status.migrating:
+        with contextlib.suppress(FailedPrecondition):  # It has ended in this moment, and others see to that.
+            await agent.resume_guest(context.caller, uid=uid)
 
 
 async def delete_old_disks(context: StepContext) -> Advance:

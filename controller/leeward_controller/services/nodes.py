@@ -117,6 +117,8 @@ class NodeService:
     async def attest_fenced(self, target: Target, requester: Requester, *, boot_id: str, evidence: str) -> FenceProof:
         """Persist an operator's word that this boot of a node is over. Said twice, the first proof stands.
 
+        It takes the place of a proof that does not speak of guests on disks of the node's own.
+
         Raises InvalidArgument, NotFound, Conflict (etag), FailedPrecondition (its heartbeat is alive, or another boot
         was last seen).
         """
@@ -132,7 +134,8 @@ class NodeService:
             stored = await self._nodes.read(node_id)
             check_etag(stored, target.etag, name=target.name)
             key = keys.fence(node_id, boot_id)
-            if (there := await self._records.get(FENCES, key)) is not None:
+            there = await self._records.get(FENCES, key)
+            if there is not None and there.value.kind.speaks_of_own_disks:
                 return there.value
             await self._check_attestable(stored.value, boot_id)
             proof = FenceProof(
@@ -147,7 +150,8 @@ class NodeService:
                 return proof
             try:
                 # The heartbeat's key must still be away when the proof is written, else it would prove nothing.
-                commit = Commit().create(key, proof).unchanged(stored).alive(keys.lease(node_id), 0)
+                commit = Commit().replace(there or Stored(key, proof, 0, 0), proof)
+                commit.unchanged(stored).alive(keys.lease(node_id), 0)
                 await self._records.commit(commit)
                 return proof
             except Conflict:

@@ -38,7 +38,7 @@ async def resize(guide: Guide) -> None:
     async with guide.stop("revert-resize", guest) as visit:
         boots = await guest.boots()
         await guide.admin("instance", "revert-resize", "web-1")
-        await guest.until_writing(boot=boots + 1)
+        await guest.until_booted_again(boots)
         record = await guest.record()
         check(record["flavor"].endswith("tiny"), "it should have its old flavor")
         check("-m size=131072" in await guest.check_runs_on(await guest.host()), "it should have 128 MiB again")
@@ -56,7 +56,7 @@ async def _resize(guide: Guide, name: str, *, flavor: str, mib: int) -> None:
     async with guide.stop("resize", guest) as visit:
         boots = await guest.boots()
         await guide.admin("instance", "resize", name, "--flavor", flavor)
-        await guest.until_writing(boot=boots + 1)
+        await guest.until_booted_again(boots)
         command = await guest.check_runs_on(await guest.host())
         check(f"size={mib * 1024}k" in command or f"-m {mib}" in command, f"it should have {mib} MiB")
         kept = (await guest.disk()).with_name("root.before-resize.qcow2")
@@ -67,7 +67,6 @@ async def _resize(guide: Guide, name: str, *, flavor: str, mib: int) -> None:
 async def rescue(guide: Guide) -> None:
     """Another system beside the broken disk, and back."""
     guest = guide.guest("web-1")
-    own = await guest.disk_record()
     async with guide.stop("rescue", guest) as visit:
         await guide.admin("instance", "rescue", "web-1", "--image", "tiny")
         record = await guest.disk_record()
@@ -77,8 +76,10 @@ async def rescue(guide: Guide) -> None:
         )
         visit.verified = f"the rescue system sees its disk as vdb, with all {record.lines} lines"
     async with guide.stop("unrescue", guest) as visit:
+        boots = await guest.boots()
         await guide.admin("instance", "unrescue", "web-1")
-        tick = await guest.until_writing(after_line=record.lines, boot=own.boots + 1)
+        tick = await guest.until_booted_again(boots)
+        check(tick.line > record.lines, f"its own disk had {record.lines} lines, it goes on with {tick.line}")
         check(not (await guest.disk()).with_name("rescue.qcow2").exists(), "the rescue disk should be gone")
         visit.verified = f"boot {tick.boot} from its own disk, which goes on with line {tick.line}"
 
@@ -88,8 +89,9 @@ async def rebuild(guide: Guide) -> None:
     guest = guide.guest("web-1")
     before = await guest.record()
     async with guide.stop("rebuild", guest) as visit:
+        boots = await guest.boots()
         await guide.admin("instance", "rebuild", "web-1", "--image", "web-1-copy", "--yes")
-        await guest.until_writing()
+        await guest.until_booted_again(boots)
         after = await guest.record()
         check(before["uid"] == after["uid"], "its uid should stay")
         check(before.get("network_interfaces") == after.get("network_interfaces"), "its addresses should stay")
@@ -102,7 +104,7 @@ async def shelve(guide: Guide) -> None:
     guest = guide.guest("web-3")
     await guide.admin("instance", "create", "web-3", "--image", "tiny", "--flavor", "tiny", "--node", "host-a")
     await guest.until_writing()
-    line = 0
+    line = (await guest.ticks())[-1].line
     async with guide.stop("shelve", guest) as visit:
         await guide.admin("instance", "shelve", "web-3")
         await guest.check_runs_nowhere()
@@ -126,8 +128,9 @@ async def backup(guide: Guide) -> None:
         found = await _backup_of(guide, "web-3")
         await guide.admin("backup-policy", "delete", "often", "--yes")
         visit.verified = f"the controllers made {found} by themselves; "
+        boots = await guest.boots()
         await guide.admin("instance", "rebuild", "web-3", "--image", found, "--yes")
-        await guest.until_writing()
+        await guest.until_booted_again(boots)
         visit.verified += "restored by rebuild"
 
 

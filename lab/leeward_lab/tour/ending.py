@@ -24,7 +24,7 @@ async def delete(guide: Guide) -> None:
         visit.verified = "kept for its retention time"
     async with guide.stop("undelete", guest) as visit:
         await guide.admin("instance", "undelete", "web-1")
-        tick = await guest.until_writing(boot=boots + 1)
+        tick = await guest.until_booted_again(boots)
         visit.verified = f"boot {tick.boot} of the same disk"
     disk = await guest.disk()
     for name in ("web-1", "web-2", "web-3"):

@@ -61,6 +61,18 @@ class Guest:
 
         return await self._until(line, what=f"a line beyond {after_line} of boot {boot} or later")
 
+    async def until_booted_again(self, boots: int) -> Tick:
+        """Wait until its console shows more boots than that, and a line since the last of them."""
+
+        async def line() -> Tick | None:
+            text = await self.console()
+            if len(boots_in(text)) <= boots:
+                return None
+            since = ticks_in(text[text.rfind("leeward-guest: boot ") :])
+            return since[-1] if since else None
+
+        return await self._until(line, what=f"a boot more than {boots}")
+
     async def until_console(self, told: Callable[[str], bool], *, what: str) -> str:
         """Wait until its console tells something."""
 

@@ -16,7 +16,7 @@ async def migrate(guide: Guide) -> None:
     boots = await guest.boots()
     async with guide.stop("migrate", guest) as visit:
         await guide.admin("instance", "migrate", "web-1", "--to", "host-b")
-        tick = await guest.until_writing(boot=boots + 1)
+        tick = await guest.until_booted_again(boots)
         await guest.check_runs_on("host-b")
         visit.verified = f"boot {tick.boot} on the other host, nothing left on the first"
     async with guide.stop("live-migrate", guest) as visit:
@@ -89,7 +89,7 @@ async def evacuate(guide: Guide) -> None:
         await guide.cluster.host(host).power_off()
         await _until_elsewhere(guest, host)
         restarted_s = time.monotonic() - begun_s
-        tick = await guest.until_writing(boot=boots + 1)
+        tick = await guest.until_booted_again(boots)
         record = await guest.disk_record()
         check(not record.missing(), f"its disk lacks lines {record.missing()}")
         visit.verified = f"elsewhere {restarted_s:.1f} s after the power was cut; boot {tick.boot} of the same disk"

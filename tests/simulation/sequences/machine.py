@@ -303,6 +303,13 @@ class Sequences(RuleBasedStateMachine):
     def uncordon(self, node: int, bring_back: bool, through: int) -> None:
         self._run(self.world.uncordon(self._node(node), bring_back=bring_back, through=through))
 
+    @rule(node=_NODES, through=st.integers(0, 1))
+    @precondition(_is_there)
+    def attest(self, node: int, through: int) -> None:
+        """An operator says that a host is off which is."""
+        if not self.world.story.cluster.nodes[self._node(node)].host.powered:
+            self._run(self.world.attest(self._node(node), through=through))
+
     @rule(seconds=_SPANS)
     def let_time_pass(self, seconds: float) -> None:
         if self.is_there:

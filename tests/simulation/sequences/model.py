@@ -16,12 +16,12 @@ _OF_ITS_OWN: dict[Action, frozenset[str]] = {
     OperationType.MIGRATE: ROOM,
     OperationType.LIVE_MIGRATE: ROOM,
     OperationType.UNSHELVE: ROOM | {"NOT_OFFLOADED"},
-    OperationType.EVACUATE: ROOM | {"NOT_FENCED"},
+    OperationType.EVACUATE: ROOM | {"NOT_FENCED", "NO_NODE"},  # The table asks for a node only when nothing runs.
     OperationType.SHELVE: frozenset({"HAS_DATA_DISKS"}),
     OperationType.SNAPSHOT: frozenset({"ALREADY_EXISTS"}),
     OperationType.REBUILD: frozenset({"INVALID_ARGUMENT"}),
     Immediate.GET_CONSOLE_LOG: frozenset({"NOT_FOUND"}),  # Nothing was written to it yet.
-    Immediate.ATTACH_CONSOLE: frozenset({"WRONG_STATE", "NOT_FOUND", "FAILED_PRECONDITION"}),  # Of the guest there.
+    Immediate.ATTACH_CONSOLE: frozenset({"NOT_FOUND", "WRONG_STATE", "HYPERVISOR"}),  # It has just ended.
 }
 _RUNS_BESIDE = frozenset(Immediate)
 
@@ -44,12 +44,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Who asks for what. `soft` narrows a reboot to the states from which a guest can be asked."""
+    """Who asks for what. `soft` narrows a reboot to the states from which a guest can be asked.
+
+    A lock said again in the same words, `lock_reason`, is no change, and refused to nobody who said it.
+    """
 
     wanted: Action
     principal: str
     admin: bool
     soft: bool = False
+    lock_reason: str = ""
 
 
 def refusal_of(version: Version, asking: Asking) -> Refusal | None:
@@ -62,7 +66,8 @@ def refusal_of(version: Version, asking: Asking) -> Refusal | None:
     rule, lock = TABLE[wanted], instance.lock
     if wanted is Immediate.UNLOCK and lock is not None and not asking.admin and lock.locker != asking.principal:
         return Refusal(Code.PERMISSION_DENIED, "NOT_LOCKER")
-    if lock is not None and rule.lock_checked and not asking.admin:
+    again = lock is not None and (lock.locker, lock.reason) == (asking.principal, asking.lock_reason)
+    if lock is not None and rule.lock_checked and not asking.admin and not (wanted is Immediate.LOCK and again):
         return Refusal(Code.FAILED_PRECONDITION, "INSTANCE_LOCKED")
     allowed = {InstanceState.ACTIVE} if asking.soft else rule.leads_to
     if instance.state not in allowed:

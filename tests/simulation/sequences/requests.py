@@ -177,7 +177,12 @@ async def _update(call: Call) -> Any:
 
 
 async def _lock(call: Call) -> Any:
-    return await call.services.instances.locking.lock(call.target, call.requester, reason=f"reason {call.number % 2}")
+    return await call.services.instances.locking.lock(call.target, call.requester, reason=lock_reason(call.number))
+
+
+def lock_reason(number: int) -> str:
+    """Why an instance is locked by a call with this number."""
+    return f"reason {number % 2}"
 
 
 async def _unlock(call: Call) -> Any:

@@ -72,8 +72,8 @@ class Drift:
     def make_old(self) -> None:
         """Have all files in pools lain there for hours, so that what waits for that is done."""
         for contents in self._story.cluster.pools.values():
-            for key in contents.changed_s:
-                contents.changed_s[key] -= _OLD_S
+            for key in (*contents.images, *contents.folders):
+                contents.changed_s[key] = contents.changed_s.get(key, 0.0) - _OLD_S
 
     async def mend(self) -> list[str]:
         """What an audit does not mend although it should."""
@@ -223,8 +223,10 @@ class Drift:
         for inventory in inventories.values():
             for pool in inventory.pools:
                 found |= {(pool.pool_id, held.digest): held.users for held in pool.images}
+        # Of an image whose record is gone, all copies stay while an instance is made of it.
+        kept = {instance.image_digest for instance in self._story.instances().values()} - {each for _, each in homes}
         for (pool_id, digest), users in sorted(found.items()):
-            if not users and (pool_id, digest) not in homes:
+            if not users and (pool_id, digest) not in homes and digest not in kept:
                 yield f"pool {pool_id} has the image {digest[:12]}, which nothing needs there"
         for (pool_id, digest), name in sorted(homes.items()):
             if (pool_id, digest) not in found:

@@ -28,7 +28,7 @@ from tests.simulation.sequences.coverage import Coverage
 from tests.simulation.sequences.failures import Failures
 from tests.simulation.sequences.history import History
 from tests.simulation.sequences.model import Asking, Version, judge
-from tests.simulation.sequences.requests import ASKING, IMAGES, PROJECT, Call, is_soft
+from tests.simulation.sequences.requests import ASKING, IMAGES, PROJECT, Call, is_soft, lock_reason
 from tests.simulation.sequences.settled import Drift, Left
 from tests.simulation.story import Story
 
@@ -167,7 +167,8 @@ class World:
                 return None
         if wanted is OperationType.CREATE:
             versions = [Version(None)]  # It is about what does not exist yet.
-        asking = Asking(wanted, principal, admin, soft=wanted is OperationType.REBOOT and is_soft(number))
+        soft = wanted is OperationType.REBOOT and is_soft(number)
+        asking = Asking(wanted, principal, admin, soft=soft, lock_reason=lock_reason(number))
         wrong = judge(versions, asking, refused)
         assert not wrong, wrong
         operation = getattr(answer, "operation", answer)
@@ -244,6 +245,17 @@ class World:
             f"uncordon {node}{' and bring back' if bring_back else ''}",
             through,
             lambda services: services.nodes.uncordon(Target(f"nodes/{node}"), _OPS, bring_back=bring_back),
+        )
+
+    async def attest(self, node: str, *, through: int) -> None:
+        """Say that the boot of a node that is known is over."""
+        boot_id = self.story.node(node).report.boot_id
+        await self._serve(
+            f"attest that {node} is off",
+            through,
+            lambda services: services.nodes.attest_fenced(
+                Target(f"nodes/{node}"), _OPS, boot_id=boot_id, evidence="it is dark"
+            ),
         )
 
     async def _serve(self, told: str, through: int, act: Callable[[Services], Coroutine[Any, Any, Any]]) -> Any:
