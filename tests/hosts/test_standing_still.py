@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from tests.support.hosts import CALL_S, Guest, Lab, code_of
 
 from leeward.v1 import node_service_pb2
-from leeward.v1.instance_service_pb2 import AttachConsoleRequest, RebootMode
+from leeward.v1.instance_service_pb2 import RebootMode
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(180)]
 
@@ -109,22 +110,22 @@ async def _typed(
     """What the console shows after `data` was typed, up to `until`."""
     done = asyncio.Event()
 
-    async def requests() -> AsyncIterator[AttachConsoleRequest]:
-        yield AttachConsoleRequest(name=guest.name, take_over=take_over)
-        yield AttachConsoleRequest(input=data)
+    async def typed() -> AsyncIterator[bytes]:
+        yield data
         await done.wait()
 
     shown = ""
-    call = guest.lab.client.instances.AttachConsole(requests())
-    async with asyncio.timeout(60.0):
-        try:
-            async for answer in call:
-                shown += answer.output.decode(errors="replace")
+    try:
+        async with (
+            asyncio.timeout(60.0),
+            aclosing(guest.lab.client.attach_console(guest.name, typed(), take_over=take_over)) as pieces,
+        ):
+            async for piece in pieces:
+                shown += piece.decode(errors="replace")
                 if held is not None and "tick" in shown:
                     held.set()
                 if until in shown:
                     return shown
-        finally:
-            done.set()
-            call.cancel()
+    finally:
+        done.set()
     raise AssertionError(f"the console ended without {until!r}: {shown[-300:]!r}")
