@@ -50,6 +50,11 @@ class Agent(MemoryVerbs, DiskVerbs, SnapshotVerbs, ImageVerbs, ConsoleVerbs, Inv
         await self._turns.drain(timeout_s)
         await self._migrations.drain(timeout_s)
 
+    async def end_at_once(self) -> None:
+        """For simulations: cut off all work, as the death of the process does."""
+        await self._turns.end_at_once()
+        await self._migrations.end_at_once()
+
     async def describe_node(self) -> NodeReport:
         identity = self._identity
         capacity = await self._hypervisor.capacity()

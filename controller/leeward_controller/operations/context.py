@@ -13,7 +13,7 @@ from leeward.errors import AgentUnavailable, InternalError, NodeGone
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node
 from leeward_controller.domain.node_operation import DrainProgress
-from leeward_controller.domain.operation import Arguments, Operation, OperationType, Work
+from leeward_controller.domain.operation import Arguments, Operation, OperationPhase, OperationType, Work
 from leeward_controller.operations.subject import Subject
 from leeward_controller.ports import Agents, Fence
 from leeward_controller.records import Records, Stored
@@ -134,13 +134,36 @@ class StepContext:
         node = self.view.nodes.get(keys.node(node_id))
         return node is not None and keys.fence(node_id, node.value.report.boot_id) in self.view.fences
 
-    def may_run_on_own_disks(self, node_id: str) -> bool:
-        """Whether guests on disks of the node's own may run on it although it is fenced: a guard kills no such."""
+    def agent_to_end(self, node_id: str) -> AgentApi:
+        """The agent of a node on which an undo is to end, or to halt, what may have come to run.
+
+        Raises what `agent` raises; but while guests on disks of the node's own may run on although it is fenced, for a
+        guard kills no such, that is AgentUnavailable: it has to come back, or be proved to be off. A guest whose
+        instance is being deleted is not waited for, since it is started nowhere else.
+        """
+        try:
+            return self.agent(node_id)
+        except NodeGone as error:
+            undoing = self.operation.phase is OperationPhase.UNDOING
+            if not undoing or not self._may_run_on_own_disks(node_id) or self._is_being_deleted():
+                raise
+            why = "the instance may run on there, on disks of the node's own"
+            raise AgentUnavailable(f"{error.message}, but {why}; it has to come back, or be attested off") from error
+
+    def _may_run_on_own_disks(self, node_id: str) -> bool:
         node = self.view.nodes.get(keys.node(node_id))
         if node is None:
             return False
         proof = self.view.fences.get(keys.fence(node_id, node.value.report.boot_id))
-        return proof is not None and not proof.value.kind.speaks_of_own_disks
+        if proof is None or proof.value.kind.speaks_of_own_disks:
+            return False
+        own = {pool.pool_id for pool in node.value.report.pools} - shared_pools(self.view)
+        return not own.isdisjoint({self.instance.pool_id, self.operation.work.target_pool_id})
+
+    def _is_being_deleted(self) -> bool:
+        key = keys.operation(self.instance.current_operation.removeprefix("operations/"))
+        current = self.view.operations.get(key)
+        return current is not None and current.value.type is OperationType.DELETE
 
     def agent_with_pool(self, pool_id: str, *, preferred: str = "") -> AgentApi:
         """An agent that has the pool, that of `preferred` if possible.

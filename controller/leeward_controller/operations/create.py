@@ -75,7 +75,7 @@ async def start(context: StepContext) -> Advance:
 async def remove_guest(context: StepContext) -> Advance:
     """Stop and forget the guest; on a fenced node there is nothing to stop."""
     try:
-        agent = context.agent(context.operation.work.target_node)
+        agent = context.agent_to_end(context.operation.work.target_node)
     except NodeGone:
         return Advance()
     await agent.remove_guest(context.caller, uid=context.instance.uid)

@@ -107,11 +107,8 @@ async def _look(context: StepContext) -> tuple[GuestStatus, GuestStatus]:
 async def _status(context: StepContext, node: str) -> GuestStatus:
     uid = context.instance.uid
     try:
-        return await context.agent(node).get_guest(uid=uid)
-    except NodeGone as error:
-        if moves_disks(context) and context.may_run_on_own_disks(node):
-            why = "guests on its own disks may run on; it has to come back, or be proved to be off"
-            raise AgentUnavailable(f"{error.message}, but {why}") from error
+        return await context.agent_to_end(node).get_guest(uid=uid)
+    except NodeGone:
         return GuestStatus(uid, context.instance.name, GuestState.ABSENT)
 
 

@@ -23,13 +23,13 @@ async def unpause(context: StepContext) -> Advance:
 
 async def resume_again(context: StepContext) -> Advance:
     """Undo of a pause."""
-    await context.agent(context.instance.node).resume_guest(context.caller, uid=context.instance.uid)
+    await context.agent_to_end(context.instance.node).resume_guest(context.caller, uid=context.instance.uid)
     return Advance()
 
 
 async def pause_again(context: StepContext) -> Advance:
     """Undo of an unpause."""
-    await context.agent(context.instance.node).pause_guest(context.caller, uid=context.instance.uid)
+    await context.agent_to_end(context.instance.node).pause_guest(context.caller, uid=context.instance.uid)
     return Advance()
 
 

@@ -57,7 +57,7 @@ async def reboot(context: StepContext) -> Advance:
 async def stop_again(context: StepContext) -> Advance:
     """What may have been started is stopped, unless it was meant to run before."""
     if context.instance.node and context.instance.state is not InstanceState.ACTIVE:
-        agent = context.agent(context.instance.node)
+        agent = context.agent_to_end(context.instance.node)
         await agent.stop_guest(context.caller, uid=context.instance.uid, grace_period_s=0.0)
     return Advance()
 

@@ -11,7 +11,7 @@ from leeward_controller.operations.step import Advance
 
 async def halt(context: StepContext, *, grace_period_s: float) -> None:
     """End the guest's process on its node: by ACPI first, at once when the time is up. The definition stays."""
-    agent = context.agent(context.instance.node)
+    agent = context.agent_to_end(context.instance.node)
     await agent.stop_guest(context.caller, uid=context.instance.uid, grace_period_s=grace_period_s)
 
 
@@ -39,7 +39,7 @@ async def leave_target(context: StepContext) -> Advance:
     """
     work, uid = context.operation.work, context.instance.uid
     with contextlib.suppress(NodeGone):
-        await context.agent(work.target_node).remove_guest(context.caller, uid=uid)
+        await context.agent_to_end(work.target_node).remove_guest(context.caller, uid=uid)
     epoch = work.run_epoch + 1
     return Advance(instance=lambda instance: replace(instance, run_epoch=max(instance.run_epoch, epoch)))
 

@@ -40,7 +40,7 @@ async def resume(context: StepContext) -> Advance:
 
 async def suspend_again(context: StepContext) -> Advance:
     """Undo of a resume: one that runs already is written once more; else it stays as it is."""
-    agent = context.agent(context.instance.node)
+    agent = context.agent_to_end(context.instance.node)
     await agent.suspend_guest(context.caller, spec=context.instance.guest_spec())
     return Advance()
 

@@ -75,8 +75,7 @@ class SimulatedNode:
     async def power_off(self) -> None:
         """Cut the power: guests, guard and agent are gone in this instant."""
         self.host.power_off()
-        self.agent = None
-        await self._agent_life.end()
+        await self.kill_agent()
         await self._host_life.end()
 
     async def start_agent(self) -> None:
@@ -141,7 +140,9 @@ class SimulatedNode:
 
     async def kill_agent(self) -> None:
         """SIGKILL the agent; its guests and the guard go on."""
-        self.agent = None
+        agent, self.agent = self.agent, None
+        if agent is not None:
+            await agent.end_at_once()
         await self._agent_life.end()
 
     async def agent_ended(self) -> None:

@@ -38,6 +38,8 @@ def main() -> None:
         progress=progress,
     )
     print(coverage.table())
+    if missing := coverage.missing():
+        print(f"  never: {', '.join(missing)}")
     print(f"{coverage.summary()}; {time.monotonic() - began_s:.0f} s")
 
 

@@ -24,7 +24,7 @@ FLAVORS = ("small", "medium", "large")
 IMAGES = ("plain", "other")
 GROUPS = ("", "", "apart", "loosely-apart", "together")
 _STORAGES = (Storage.SHARED, Storage.LOCAL, Storage.ANY)
-_DATA_DISKS: tuple[tuple[int, ...], ...] = ((), (1,), (2, 1))
+_DATA_DISKS: tuple[tuple[int, ...], ...] = ((), (), (), (1,), (2, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ async def create(call: Call) -> Any:
     new = NewInstance(
         parent=PROJECT,
         instance_id=call.target.name.rpartition("/")[2],
-        flavor=f"flavors/{call.pick(FLAVORS, part=1)}",
+        flavor=f"flavors/{call.pick(('small', *FLAVORS), part=1)}",
         image=f"{PROJECT}/images/{call.pick(IMAGES, part=4)}",
         bridges=("",),
         labels={DRAIN_LABEL: call.pick(tuple(DrainPolicy)).value} if call.number % 2 else {},
@@ -99,7 +99,7 @@ async def _resize(call: Call) -> Any:
     return await call.services.instances.moves.resize(
         call.target,
         call.requester,
-        flavor=f"flavors/{call.pick(FLAVORS, part=1)}",
+        flavor=f"flavors/{call.pick(('medium', *FLAVORS), part=1)}",
         node=call.node,
         auto_confirm_after_s=call.pick((None, None, 30.0), part=2),
     )

@@ -301,6 +301,8 @@ class World:
         Files are made old for that, so that what waits an hour is done; with `sweeps` the leader's own sweep is waited
         for.
         """
+        # An agent takes longer to come back than a hypervisor to do what the one before has asked of it.
+        await self.pass_time(0.5)
         await self.failures.end_all()
         self.story.tell("all failures have ended")
         drift = Drift(self.story)
