@@ -1,7 +1,6 @@
 """What operators may do, and who is an operator."""
 
 import asyncio
-from typing import Any
 
 from tests.contract.public_api.calls import VM, launched, refused
 from tests.support.public import ADMIN, WAIT_S, Face, PublicLab
@@ -10,7 +9,6 @@ from leeward.errors import (
     FailedPrecondition,
     NotFound,
     PermissionDenied,
-    Unimplemented,
 )
 from leeward.identity import Principal, Role
 from leeward.v1 import flavor_service_pb2 as flavor_pb
@@ -18,7 +16,6 @@ from leeward.v1 import instance_service_pb2 as pb
 from leeward.v1 import node_service_pb2 as node_pb
 from leeward.v1 import operation_service_pb2 as operation_pb
 from leeward.v1 import watch_pb2
-from leeward_controller.adapters.public.unimplemented import UNIMPLEMENTED
 
 
 async def test_an_operator_vouches_for_a_dead_node_and_never_for_a_living_one(lab: PublicLab, stocked: Face) -> None:
@@ -70,14 +67,6 @@ async def test_nodes_are_watched_cordoned_and_released(stocked: Face) -> None:
     released = await stocked.nodes.UncordonNode(node_pb.UncordonNodeRequest(name="nodes/host-b"))
     assert not released.cordoned
     assert released.cordon_reason == ""
-
-
-async def test_every_unbuilt_method_says_so(face: Face) -> None:
-    for service, methods in UNIMPLEMENTED.items():
-        for method in methods:
-            call: Any = face.channel.unary_unary(f"/{service}/{method}")
-            error = await refused(Unimplemented, call(b""))
-            assert error.metadata["method"] == f"{service}.{method}"
 
 
 async def test_roles(lab: PublicLab, face: Face) -> None:
