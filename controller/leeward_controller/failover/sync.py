@@ -116,10 +116,21 @@ class GuestSync:
             instance = stored.value
             absent = GuestStatus(instance.uid, instance.name, GuestState.ABSENT)
             await self._judge(node_id, known.get(instance.uid, absent))
+        here = {stored.value.uid for stored in self._view.instances_on(node_id)}
         recorded = {stored.value.uid for stored in self._view.instances.values()}
         for status in known.values():
             if status.uid not in recorded:
                 await self._end_orphan(agent, status)
+            elif status.uid not in here and status.state is GuestState.STOPPED:
+                await self._forget_left(agent, status, node_id)
+
+    async def _forget_left(self, agent: AgentApi, status: GuestStatus, node_id: str) -> None:
+        """Have a guest forgotten that has left this host, which could not be reached when that was to be done."""
+        there = await self._surroundings.records.list(INSTANCES)
+        stored = next((each for each in there.items if each.value.uid == status.uid), None)
+        if stored is not None and stored.value.node != node_id and not stored.value.current_operation:
+            caller = Caller(_REQUESTER.principal, "forget_left", there.revision)
+            await agent.remove_guest(caller, uid=status.uid)
 
     async def _end_orphan(self, agent: AgentApi, status: GuestStatus) -> None:
         """End a guest whose instance was deleted while its host could not be reached. Its disks are left to an audit.

@@ -22,7 +22,16 @@ async def suspend(context: StepContext) -> Advance:
 
 
 async def wake_again(context: StepContext) -> Advance:
-    """Undo of a suspend: bring it back if it had been written already; else it never stopped."""
+    """Undo of a suspend: bring it back if it had been written already; else it never stopped.
+
+    Of one whose node is fenced there is nothing to bring back: it is started anew from its disk, elsewhere or there, and
+    what was written of its memory must not be in the way.
+    """
+    instance = context.instance
+    if context.is_fenced(instance.node):
+        agent = context.agent_with_pool(instance.pool_id, preferred=instance.node)
+        await agent.discard_memory(context.caller, spec=instance.guest_spec())
+        return Advance()
     try:
         await _wake(context)
     except NotFound:

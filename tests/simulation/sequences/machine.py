@@ -55,9 +55,10 @@ def _can(wanted: Action) -> Callable[[Any], bool]:
 
 
 class Sequences(RuleBasedStateMachine):
-    """One sequence on one cluster. `coverage` counts over all of them."""
+    """One sequence on one cluster. `coverage` counts over all of them, and `failed` is told what breaks one."""
 
     coverage: ClassVar[Coverage] = Coverage()
+    failed: ClassVar[Callable[[Exception], None]] = staticmethod(lambda _: None)
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class Sequences(RuleBasedStateMachine):
             if not self._broken:
                 self._broken = True
                 if self._world is not None and isinstance(error, Exception):
+                    self.failed(error)
                     error.add_note("the end of its story:\n" + self._world.story.text())
             raise
 

@@ -27,6 +27,7 @@ def run_sequences(
 
     Run.coverage = coverage
     for number in range(seed, seed + examples):
+        Run.failed = staticmethod(_telling(number, shrink=shrink))
         try:
             run_state_machine_as_test(seeded(number)(Run), settings=_settings(steps, shrink=shrink))
         except BaseException as error:
@@ -34,6 +35,18 @@ def run_sequences(
             raise
         progress(coverage)
     return coverage
+
+
+def _telling(number: int, *, shrink: bool) -> Callable[[Exception], None]:
+    """Says once that a sequence fails, for shortening it may take minutes."""
+    told: list[Exception] = []
+
+    def tell(error: Exception) -> None:
+        if shrink and not told:
+            print(f"sequence {number} fails, and is being shortened: {str(error)[:300]}", flush=True)
+            told.append(error)
+
+    return tell
 
 
 def _settings(steps: int, *, shrink: bool) -> settings:

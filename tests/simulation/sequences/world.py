@@ -38,6 +38,7 @@ _OPS = Requester("client:ops", admin=True)
 _SIZES = {"small": (1, 512, 1), "medium": (2, 2048, 2), "large": (4, 5120, 4)}
 _LONGEST_S = 400.0
 _SETTLE_S = 900.0
+_STUCK_S = 200.0  # Longer than what waits for something else is given.
 _CALM_S = 20.0
 _UNTIL_SWEPT_S = 2 * 600.0
 
@@ -325,6 +326,8 @@ class World:
 
     async def _until_calm(self, drift: Drift) -> None:
         deadline_s, calm_since_s = self.story.now_s + _SETTLE_S, None
+        before: list[str] = []
+        changed_s = self.story.now_s
         while calm_since_s is None or self.story.now_s - calm_since_s < _CALM_S:
             await self.story.clock.sleep(1.0)
             self.check()
@@ -336,8 +339,10 @@ class World:
                 continue
             calm_since_s = None
             await self._release_quarantined()
-            if self.story.now_s >= deadline_s:
-                raise AssertionError(f"not settled {_SETTLE_S:g} s after all failures ended:\n" + "\n".join(left))
+            if left != before:
+                before, changed_s = left, self.story.now_s
+            if self.story.now_s >= deadline_s or self.story.now_s - changed_s >= _STUCK_S:
+                raise AssertionError("all failures have ended, and it does not settle:\n" + "\n".join(left))
 
     def _kept(self, found: list[Left]) -> list[Left]:
         """What lost nodes have kept of instances that were deleted or restarted meanwhile: for an audit to mend."""

@@ -293,7 +293,11 @@ class SimulatedHypervisor:
 
     async def _carry_through(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         task = self._host.spawn(work)
-        await asyncio.wait([task])
+        try:
+            await asyncio.wait([task])
+        finally:
+            # When this agent dies, nobody hears how it ends.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         if task.cancelled():
             raise HypervisorError(f"{what}: host {self._host.node} lost power")
         return task.result()
