@@ -67,8 +67,11 @@ def _as_twin(described: str, *, disk: Path, console: Path) -> str:
     _required(domain, "name").text = NAME
     _required(domain, "uuid").text = str(uuid.uuid4())
     _required(domain, "devices/disk/source").set("file", str(disk))
-    for source in (*domain.iterfind("devices/serial/source"), *domain.iterfind("devices/console/source")):
-        source.set("path", str(console))
+    for port in (*domain.iterfind("devices/serial"), *domain.iterfind("devices/console")):
+        _required(port, "source").set("path", str(console.with_suffix(".serial")))
+        _required(port, "log").set("file", str(console))
+    for channel in domain.findall("devices/channel"):
+        _required(domain, "devices").remove(channel)  # Its socket bears the name of Leeward's guest.
     return ET.tostring(domain, encoding="unicode")
 
 

@@ -1,6 +1,7 @@
 """What every AgentApi promises of guests that stand still, of their disks and of their consoles."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -257,6 +258,8 @@ async def _whole() -> AsyncIterator[bytes]:
 async def test_an_inventory_names_all_that_is_held(a: AgentHost) -> None:
     await start(a.api, run_epoch=3)
     a.write_console(UID, b"hello")
+    assert (await a.api.take_inventory()).console_logs == (), "it has just been written to"
+    os.utime(a.directory / "console" / f"{UID}.log", (0, 0))
     inventory = await a.api.take_inventory()
     (pool,) = inventory.pools
     assert pool.pool_id == "pool"

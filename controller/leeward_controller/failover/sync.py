@@ -126,10 +126,11 @@ class GuestSync:
 
     async def _forget_left(self, agent: AgentApi, status: GuestStatus, node_id: str) -> None:
         """Have a guest forgotten that has left this host, which could not be reached when that was to be done."""
-        there = await self._surroundings.records.list(INSTANCES)
-        stored = next((each for each in there.items if each.value.uid == status.uid), None)
-        if stored is not None and stored.value.node != node_id and not stored.value.current_operation:
-            caller = Caller(_REQUESTER.principal, "forget_left", there.revision)
+        stored = await self._surroundings.records.get(INSTANCES, keys.instance(status.name))
+        if stored is None or stored.value.uid != status.uid:
+            return
+        if stored.value.node != node_id and not stored.value.current_operation:
+            caller = Caller(_REQUESTER.principal, "forget_left", stored.revision)
             await agent.remove_guest(caller, uid=status.uid)
 
     async def _end_orphan(self, agent: AgentApi, status: GuestStatus) -> None:

@@ -178,7 +178,11 @@ async def take_back(context: StepContext) -> Advance:
             await context.agent(work.source_node).remove_guest(context.caller, uid=uid)
         else:
             await context.agent(work.source_node).resume_guest(context.caller, uid=uid)
-    return Advance()
+    if here.state in _IN_MEMORY:
+        return Advance()
+    # It may have run on the target with the epoch that it had: whoever starts it now needs one of its own.
+    epoch = work.run_epoch + 1
+    return Advance(instance=lambda instance: replace(instance, run_epoch=max(instance.run_epoch, epoch)))
 
 
 async def settle(context: StepContext) -> Advance:

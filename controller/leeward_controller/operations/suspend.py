@@ -24,8 +24,8 @@ async def suspend(context: StepContext) -> Advance:
 async def wake_again(context: StepContext) -> Advance:
     """Undo of a suspend: bring it back if it had been written already; else it never stopped.
 
-    Of one whose node is fenced there is nothing to bring back: it is started anew from its disk, elsewhere or there, and
-    what was written of its memory must not be in the way.
+    Of one whose node is fenced there is nothing to bring back: it is started anew from its disk, there or elsewhere,
+    and what was written of its memory must not be in the way.
     """
     instance = context.instance
     if context.is_fenced(instance.node):
