@@ -74,7 +74,7 @@ tour: venv  ## Every operation on real guests through the command line, on the c
 
 .PHONY: test
 test: venv  ## Run all tests: unit, contract, simulation, scenarios, real hosts
-	@$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	@$(BIN)/python scripts/run_tests.py $(PYTEST_ARGS)
 
 .PHONY: simulation
 simulation: venv  ## Run the simulation over many seeds (SEEDS=200), or replay one (SEED=7)

@@ -218,6 +218,7 @@ def _identity(settings: AgentSettings, *, boot_id: str, agent_id: str) -> NodeId
         labels=settings.labels,
         vcpus=settings.vcpus,
         memory_mib=settings.memory_mib,
+        post_copy_mend_s=settings.post_copy_mend_s,
     )
 
 

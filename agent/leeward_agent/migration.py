@@ -26,9 +26,8 @@ from leeward_agent.storage.port import Pool
 _log = structlog.get_logger(__name__)
 
 _REMEMBERED = 256
-# For how long a post-copy that broke is taken up again, and how often. Meanwhile the guest stands still, at the latest
-# when it needs a page that has not arrived.
-_MEND_TIMEOUT_S = 60.0
+# How often a post-copy that broke is taken up again. Meanwhile the guest stands still, at the latest when it needs a
+# page that has not arrived.
 _MEND_INTERVAL_S = 1.0
 
 
@@ -44,12 +43,21 @@ class Migrations:
     """Starts and remembers migrations. One guest has at most one that runs."""
 
     def __init__(
-        self, hypervisor: Hypervisor, power: Power, routes: Routes, *, pools: Mapping[str, Pool], clock: Clock
+        self,
+        hypervisor: Hypervisor,
+        power: Power,
+        routes: Routes,
+        *,
+        pools: Mapping[str, Pool],
+        mend_s: float,
+        clock: Clock,
     ) -> None:
+        """`mend_s`: for how long a post-copy that broke is taken up again before its guest is given up."""
         self._hypervisor = hypervisor
         self._power = power
         self._routes = routes
         self._pools = pools
+        self._mend_s = mend_s
         self._clock = clock
         self._outcomes = Outcomes(hypervisor, power, clock=clock)
         self._jobs: OrderedDict[_Key, MigrationJob] = OrderedDict()
@@ -172,11 +180,11 @@ class Migrations:
 
         When that fails, this half is ended: the guest can run on neither host any more, and only its disk is left.
         """
-        give_up_s = self._clock.monotonic_s() + _MEND_TIMEOUT_S
+        give_up_s = self._clock.monotonic_s() + self._mend_s
         while outcome.phase is MigrationPhase.FAILED and await self._hypervisor.is_split(job.uid):
             if self._clock.monotonic_s() >= give_up_s:
                 await self._power.kill(job.uid)
-                error = f"{outcome.error}; not mended within {_MEND_TIMEOUT_S:g} s, and ended here"
+                error = f"{outcome.error}; not mended within {self._mend_s:g} s, and ended here"
                 return replace(outcome, error=error)
             _log.warning("post-copy broke, and is taken up again", uid=job.uid, error=outcome.error)
             words = f"post-copy broke, and is taken up again: {outcome.error}"

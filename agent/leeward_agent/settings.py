@@ -65,6 +65,8 @@ class AgentSettings(BaseModel):
     """How long one renewal keeps the node alive; the same in the whole cluster."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """How long calls and migrations under way may take after SIGTERM."""
+    post_copy_mend_s: float = Field(default=60.0, gt=0, le=3600)
+    """For how long a post-copy migration whose connection broke is tried to be gone on with. Its guest is lost then."""
     reconcile_interval_s: float = Field(default=5.0, gt=0)
     """How often the host is searched for leftovers and held-up guests."""
     labels: Annotated[dict[str, str], BeforeValidator(_labels)] = Field(default_factory=dict)

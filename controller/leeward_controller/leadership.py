@@ -20,7 +20,8 @@ Duties = Callable[[int], Sequence[Callable[[], Awaitable[None]]]]
 class Leadership:
     """Campaigns for the leader's key, and runs the duties while it holds it.
 
-    `duties(epoch)` makes the jobs of one term; `epoch` is the key's create revision, which only grows.
+    `duties(epoch)` makes the jobs of one term; `epoch` is the key's create revision, which only grows. A job that
+    fails is a defect, and ends `run`: half a leader would keep the key from a whole one.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Leadership:
         self._clock = clock
         self._duties = duties
         self._jobs: list[asyncio.Task[None]] = []
+        self._group = asyncio.TaskGroup()
         self._key = HeldKey(
             key=keys.LEADER,
             value=identity,
@@ -51,7 +53,8 @@ class Leadership:
 
     async def run(self) -> None:
         """Campaign and lead until cancelled."""
-        await self._key.run()
+        async with self._group:
+            await self._key.run()
 
     def abandon(self) -> None:
         """Leave the key to its lease, as a killed process does."""
@@ -64,14 +67,15 @@ class Leadership:
     async def _gained(self, epoch: int) -> None:
         self.epoch = epoch
         log.info("leader.gained", epoch=epoch)
-        self._jobs = [asyncio.ensure_future(_run(job)) for job in self._duties(epoch)]
+        self._jobs = [self._group.create_task(_run(job)) for job in self._duties(epoch)]
 
     async def _lost(self) -> None:
         log.info("leader.lost", epoch=self.epoch)
         self.epoch = 0
         for job in self._jobs:
             job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if self._jobs:
+            await asyncio.wait(self._jobs)
 
 
 async def _run(job: Callable[[], Awaitable[None]]) -> None:

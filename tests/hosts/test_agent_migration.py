@@ -332,7 +332,7 @@ async def test_a_post_copy_whose_agent_is_killed_is_taken_up_by_the_next_one(tmp
 
 
 async def test_a_guest_whose_halves_cannot_meet_again_runs_on_neither_host(tmp_path: Path) -> None:
-    async with real_agents(tmp_path, "host-a", "host-b", settings=_PATIENT) as lab:
+    async with real_agents(tmp_path, "host-a", "host-b", settings=_PATIENT | {"post_copy_mend_s": "5"}) as lab:
         a, b = lab.agents["host-a"], lab.agents["host-b"]
         spec = await start_guest(lab, a, tmp_path)
         await until_ticks_beyond(a, 0)

@@ -138,7 +138,7 @@ def migrations_of(ends: Ends) -> Migrations:
     hypervisor, clock = cast(Hypervisor, ends), FastClock()
     pool = MemoryPool(MemoryPoolContents("pool"), clock, node="host-a")
     power = Power(hypervisor, clock=clock)
-    return Migrations(hypervisor, power, RoutesOf(ends), pools={"pool": pool}, clock=clock)
+    return Migrations(hypervisor, power, RoutesOf(ends), pools={"pool": pool}, mend_s=60.0, clock=clock)
 
 
 @pytest.mark.parametrize(

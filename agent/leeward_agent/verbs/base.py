@@ -31,6 +31,7 @@ class NodeIdentity:
     labels: dict[str, str] = field(default_factory=dict)
     vcpus: int = 0  # Instead of what the hypervisor says; 0: what it says.
     memory_mib: int = 0  # Likewise.
+    post_copy_mend_s: float = 60.0
 
 
 class Verbs:
@@ -57,7 +58,9 @@ class Verbs:
         self._events = GuestEvents(hypervisor, clock=clock)
         self._power = Power(hypervisor, clock=clock)
         self._turns = Turns(claims)
-        self._migrations = Migrations(hypervisor, self._power, routes, pools=self._pools, clock=clock)
+        self._migrations = Migrations(
+            hypervisor, self._power, routes, pools=self._pools, mend_s=identity.post_copy_mend_s, clock=clock
+        )
         self._consoles = Consoles(identity.console_directory, identity.console_socket_directory)
         self._draining = False
 

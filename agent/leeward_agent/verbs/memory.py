@@ -49,7 +49,7 @@ class MemoryVerbs(GuestVerbs):
         return await self._hypervisor.get_guest(spec.uid)
 
     async def _complete_suspend(self, status: GuestStatus, pool: Pool) -> bool:
-        """An earlier life of this agent may have ended when the guest was written and the file had no name yet."""
+        """Whoever suspended it may have ended, or given up, when the guest was written and the file had no name yet."""
         return status.state is GuestState.STOPPED and await pool.keep_memory(status.uid)
 
     async def _wake(self, turn: Turn, spec: GuestSpec, pool: Pool) -> GuestStatus:
@@ -59,7 +59,7 @@ class MemoryVerbs(GuestVerbs):
             # An earlier life of this agent was bringing it back, and it is not known how far that is.
             status = await self._power.kill(spec.uid)
         if not in_memory(status):
-            await self._restore(turn, spec, pool)
+            await self._restore(turn, spec, pool, status)
         elif status.migrating:
             raise self._wrong_state(status, "woken")
         else:
@@ -68,9 +68,9 @@ class MemoryVerbs(GuestVerbs):
         await pool.discard_memory(spec.uid)
         return await self._resume(spec.uid)
 
-    async def _restore(self, turn: Turn, spec: GuestSpec, pool: Pool) -> None:
+    async def _restore(self, turn: Turn, spec: GuestSpec, pool: Pool, status: GuestStatus) -> None:
         """Have it in memory, not executing."""
-        if not await pool.has_memory(spec.uid):
+        if not await pool.has_memory(spec.uid) and not await self._complete_suspend(status, pool):
             raise NotFound(f"guest {spec.uid} has no memory file in pool {spec.pool_id}", resource=spec.uid)
         await self._check_may_run(turn, spec, pool)
         waking = self._hypervisor.wake(

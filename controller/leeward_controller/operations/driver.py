@@ -15,6 +15,7 @@ from leeward.errors import (
     Conflict,
     DeadlineExceeded,
     HypervisorError,
+    InternalError,
     LeewardError,
     NodeGone,
     NodeUnfit,
@@ -180,6 +181,12 @@ class Driver:
                 advance = await self._cut_off_when_cancelled(step, act)
         except TimeoutError:
             raise DeadlineExceeded(f"{step.name} was not done within {within_s:g} s") from None
+        except LeewardError:
+            raise
+        except Exception as defect:
+            # What a step promises to raise is a LeewardError. Anything else must end in the operation's outcome, too.
+            log.exception("operation.step_has_a_defect", operation=self.stored.value.name, step=step.name)
+            raise InternalError(f"{step.name} failed by a defect: {type(defect).__name__}: {defect}") from defect
         await self._write(done(advance))
 
     def _may_cancel(self, step: Step) -> bool:

@@ -22,6 +22,8 @@ from leeward_controller.operations.recording import Recorder, Superseded
 from leeward_controller.records import Commit, Stored
 
 log = structlog.get_logger()
+_AFTER_DEFECT_S = 5.0
+
 ProgressListener = Callable[[str, Progress], None]
 
 
@@ -119,6 +121,11 @@ class OperationRunner:
         except LeewardError as error:
             log.error("operation.driver_failed", operation=operation.name, error=error.message, exc_info=True)
             await self._surroundings.clock.sleep(1.0)
+        except Exception:
+            # A defect of the driver's own. The operation stays as it is recorded and is taken up again, here or by
+            # another replica, but not in a tight loop.
+            log.exception("operation.driver_has_a_defect", operation=operation.name)
+            await self._surroundings.clock.sleep(_AFTER_DEFECT_S)
 
     def _forget(self, operation_id: str) -> None:
         self._tasks.pop(operation_id, None)

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class GuestJobs:
-    """Cancelling any of these ends the job, waits for that, and leaves the guest as it was."""
+    """Cancelling any of these ends the job and waits for that; the guest is as before, or the job was done already."""
 
     def __init__(self, uri: str, *, clock: Clock, urgent: LibvirtConnection) -> None:
         self._uri = uri
@@ -84,12 +84,20 @@ class GuestJobs:
                 await self._undo(what, uid, undo)
             return await performing
         except asyncio.CancelledError:
-            await self._undo(what, uid, undo)
-            await asyncio.wait((performing,), timeout=ABORT_DEADLINE_S)
+            await self._end(what, uid, undo, performing)
             raise
         finally:
             performing.cancel()
             await connection.close()
+
+    async def _end(
+        self, what: str, uid: str, undo: Callable[[VirConnect, str], None], performing: asyncio.Future[T]
+    ) -> None:
+        """Undo until it has ended: libvirt forgets an abort that comes after the job's begin and before QEMU's part."""
+        deadline_s = self._clock.monotonic_s() + ABORT_DEADLINE_S
+        while not performing.done() and self._clock.monotonic_s() < deadline_s:
+            await self._undo(what, uid, undo)
+            await asyncio.wait((performing,), timeout=POLL_S)
 
     async def _undo(self, what: str, uid: str, undo: Callable[[VirConnect, str], None]) -> None:
         """Best effort: the guest may have ended meanwhile, and whoever asks next finds the job and its file."""
