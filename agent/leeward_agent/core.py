@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import leeward
 from leeward.agent.types import NodeReport, PoolReport, SlotObservation
+from leeward.errors import InvalidArgument
 from leeward_agent.reconcile import Quarantine, Reconciler
 from leeward_agent.storage.port import Pool
 from leeward_agent.verbs.base import NodeIdentity
@@ -82,3 +83,11 @@ class Agent(MemoryVerbs, DiskVerbs, SnapshotVerbs, ImageVerbs, ConsoleVerbs, Inv
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         return await self._vitals.observe_slots()
+
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        if node == self._node:
+            raise InvalidArgument.field("node", "is this node itself; a pill is for one that cannot be reached")
+        await self._vitals.leave_pill(node=node, boot_id=boot_id, pill_id=pill_id)
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        await self._vitals.withdraw_pill(pill_id=pill_id)

@@ -233,6 +233,14 @@ class Vitals(Protocol):
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
         ...
 
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        """Leave a poison pill for another node in every shared pool of this host. Raises StorageError: in none."""
+        ...
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        """Take this node's own pill away, in every shared pool. Raises StorageError."""
+        ...
+
 
 class Claims(Protocol):
     """For each guest the highest claim revision that a caller has shown, kept over restarts of the agent."""

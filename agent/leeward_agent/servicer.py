@@ -48,6 +48,14 @@ class AgentServicer(DiskServicer):
         observations = await self._agent.observe_slots()
         return pb.ObserveSlotsResponse(observations=[convert.observation_to_wire(each) for each in observations])
 
+    async def LeavePill(self, request: pb.LeavePillRequest, context: _Context) -> pb.LeavePillResponse:
+        await self._agent.leave_pill(node=request.node, boot_id=request.boot_id, pill_id=request.pill_id)
+        return pb.LeavePillResponse()
+
+    async def WithdrawPill(self, request: pb.WithdrawPillRequest, context: _Context) -> pb.WithdrawPillResponse:
+        await self._agent.withdraw_pill(pill_id=request.pill_id)
+        return pb.WithdrawPillResponse()
+
     async def ClaimRunEpoch(self, request: pb.ClaimRunEpochRequest, context: _Context) -> pb.ClaimRunEpochResponse:
         await self._agent.claim_run_epoch(convert.caller_of(request), spec=convert.spec_of(request))
         return pb.ClaimRunEpochResponse()

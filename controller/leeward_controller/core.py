@@ -10,8 +10,9 @@ from leeward.store.port import Store
 from leeward_controller.domain.cluster import Controller
 from leeward_controller.failover.execute import Executor
 from leeward_controller.failover.loop import FailoverLoop
-from leeward_controller.failover.model import BrakePolicy, Timing
+from leeward_controller.failover.model import BrakePolicy, IsolationPolicy, Timing
 from leeward_controller.failover.observe import SlotObservers
+from leeward_controller.failover.pills import Pills
 from leeward_controller.failover.sync import GuestSync
 from leeward_controller.housekeeping.backups import Backups
 from leeward_controller.housekeeping.duty import Duty
@@ -38,6 +39,7 @@ class Policy:
     placement: PlacementPolicy = field(default_factory=PlacementPolicy)
     timing: Timing = field(default_factory=Timing)
     brake: BrakePolicy = field(default_factory=BrakePolicy)
+    isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
     controller_ttl_s: int = 5
     leader_ttl_s: int = 3
     deleted_retention_s: float = 0.0
@@ -111,6 +113,7 @@ class ControllerCore:
             surroundings=self._surroundings,
             submitter=self.submitter,
             fence=self.fence,
+            pills=Pills(view=self.view, agents=self._agents, clock=self._clock, ids=self._ids),
             ids=self._ids,
             leader_epoch=epoch,
             controller_id=self._id,
@@ -122,6 +125,7 @@ class ControllerCore:
             executor=executor,
             timing=self.policy.timing,
             brake=self.policy.brake,
+            isolation=self.policy.isolation,
         )
         sync = GuestSync(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch)
         duties: tuple[Duty, ...] = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from leeward_controller.core import Policy
-from leeward_controller.failover.model import BrakePolicy, Timing
+from leeward_controller.failover.model import BrakePolicy, Isolation, IsolationPolicy, Timing
 from leeward_controller.scheduler.placement import PlacementPolicy, Ranking
 
 ENVIRONMENT_PREFIX = "LEEWARD_CONTROLLER_"
@@ -46,6 +46,10 @@ class ControllerSettings(BaseModel):
     slot_fresh_s: float = Field(default=2.5, gt=0, le=60)
     brake_more_than: int = Field(default=1, ge=1)
     brake_at_least_share: float = Field(default=0.4, gt=0, le=1)
+    isolation: Isolation = Field(
+        default=Isolation.KEEP, description="guests of a node cut off from etcd: KEEP them there, or MOVE them"
+    )
+    isolated_after_s: float = Field(default=60.0, ge=0, le=86_400, description="how long a node is, before MOVE acts")
     deleted_retention_s: float = Field(
         default=0.0, ge=0, le=365 * 86_400, description="how long deleted instances can be brought back"
     )
@@ -63,6 +67,7 @@ class ControllerSettings(BaseModel):
             ),
             timing=Timing(slot_fresh_s=self.slot_fresh_s, margin_s=self.margin_s),
             brake=BrakePolicy(self.brake_more_than, self.brake_at_least_share),
+            isolation=IsolationPolicy(self.isolation, self.isolated_after_s),
             controller_ttl_s=self.controller_ttl_s,
             leader_ttl_s=self.leader_ttl_s,
             deleted_retention_s=self.deleted_retention_s,

@@ -241,6 +241,22 @@ async def test_a_guard_that_was_down_past_its_deadline_asks_before_it_kills(lab:
     assert await asyncio.to_thread(guest.wait, 10) == -signal.SIGKILL
 
 
+async def test_a_guard_says_when_no_guest_is_left(lab: Lab) -> None:
+    client = await lab.start_guard()
+    guest, other = lab.guest_on(lab.pool), lab.guest_on(lab.local)
+    assert not (await client.arm(lab.vouch())).clear
+
+    async with asyncio.timeout(10):
+        while not (status := await client.status()).clear:
+            assert status.armed
+            await asyncio.sleep(0.01)
+    assert guest.poll() == -signal.SIGKILL
+    assert other.poll() is None
+    late = lab.guest_on(lab.pool)
+    assert await asyncio.to_thread(late.wait, 10) == -signal.SIGKILL, "one that comes up later is killed, too"
+    assert not (await client.arm(lab.vouch(ttl_s=60.0))).clear
+
+
 async def test_a_guard_that_slept_through_a_lapse_kills_before_it_believes_again(lab: Lab) -> None:
     client = await lab.start_guard()
     guest = lab.guest_on(lab.pool)

@@ -26,7 +26,7 @@ from leeward.errors import (
     StorageError,
 )
 from leeward_agent.storage.directory import DirectoryPool, PoolLimits
-from leeward_agent.storage.port import Pool, RunEpochRecord, Slot
+from leeward_agent.storage.port import Pill, Pool, RunEpochRecord, Slot
 from leeward_agent.storage.qemu_img import QemuImg
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
@@ -166,6 +166,24 @@ async def test_slots_are_seen_by_the_other_node_at_once(pool_pair: tuple[Pool, P
     for sequence in range(1, 30):
         await here.write_slot(replace(mine, sequence=sequence))
         assert await there.read_slots() == (replace(mine, sequence=sequence), theirs)
+
+
+async def test_a_poison_pill_is_found_by_its_node_until_it_is_withdrawn(pool_pair: tuple[Pool, Pool]) -> None:
+    here, there = pool_pair
+    first, second = (Pill(node="node-b", boot_id="boot", pill_id=f"pill-{number}") for number in (1, 2))
+    assert await there.read_pill("node-b") is None
+    await there.withdraw_pill("node-b", pill_id="pill-1")
+    for pill in (first, second):
+        await here.write_pill(pill)
+        assert await there.read_pill("node-b") == pill
+    await there.withdraw_pill("node-b", pill_id=first.pill_id)
+    assert await here.read_pill("node-b") == second, "another pill stays"
+    await there.withdraw_pill("node-b", pill_id=second.pill_id)
+    assert await here.read_pill("node-b") is None
+    assert await here.read_pill("node-a") is None
+    await there.write_slot(Slot(node="node-b", boot_id="boot", agent_id="agent", sequence=1, acknowledged="pill-2"))
+    (slot,) = await here.read_slots()
+    assert slot.acknowledged == "pill-2"
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "A", "a.b", "-a", "a\n", "x" * 64, "a\0b"])

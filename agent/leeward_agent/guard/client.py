@@ -95,4 +95,5 @@ def _status(answer: Answer) -> GuardStatus:
         deadline_s=answer.deadline_s,
         ttl_s=answer.ttl_s,
         delay_s=answer.delay_s,
+        clear=answer.clear,
     )

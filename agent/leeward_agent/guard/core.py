@@ -184,6 +184,7 @@ class Guard:
             ttl_s=state.ttl_s,
             delay_s=delay_s,
             error=error,
+            clear=self._was_expired and not self._guests_left and state.expired(self._clock(), delay_s=self._delay_s),
         )
 
     def _log_state(self, event: str) -> None:

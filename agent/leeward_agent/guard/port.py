@@ -9,7 +9,8 @@ from typing import Protocol
 class GuardStatus:
     """How things stand at the guard, on the clock that the agent vouches by.
 
-    `delay_s` bounds how long after `deadline_s` the guard needs until no guest on a shared pool is left.
+    `delay_s` bounds how long after `deadline_s` the guard needs until no guest on a shared pool is left. `clear` says
+    that it has passed and that none is left; one that comes up later is killed, too.
     """
 
     armed: bool
@@ -17,6 +18,7 @@ class GuardStatus:
     deadline_s: float
     ttl_s: float
     delay_s: float
+    clear: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ Request = Arm | Disarm | Status
 class Answer:
     """How things stand after the request. `error` is empty unless it was refused.
 
-    `delay_s` bounds how long after its deadline the guard needs until no guest is left.
+    `delay_s` bounds how long after its deadline the guard needs until no guest is left; `clear` says that it has
+    passed and that none is.
     """
 
     armed: bool
@@ -59,6 +60,7 @@ class Answer:
     ttl_s: float
     delay_s: float
     error: str = ""
+    clear: bool = False
 
 
 def boottime_s() -> float:
@@ -103,6 +105,7 @@ def decode_answer(data: bytes) -> Answer:
         ttl_s=_seconds(content, "ttl_s"),
         delay_s=_seconds(content, "delay_s"),
         error=error,
+        clear=content.get("clear") is True,
     )
 
 

@@ -35,6 +35,7 @@ class SimulatedGuard:
         self._sweep_s = sweep_s
         self._state = ArmState()
         self._changed = asyncio.Event()
+        self._has_swept = False
         self.reachable = True
 
     async def run(self) -> None:
@@ -47,6 +48,7 @@ class SimulatedGuard:
                 continue
             if self._state.expired(now_s, delay_s=self._delay_s):
                 self._kill(self._roots())
+                self._has_swept = True
                 await self._clock.sleep(self._sweep_s)
             else:
                 await self._clock.sleep(self._state.deadline_s + self._delay_s - now_s)
@@ -58,6 +60,7 @@ class SimulatedGuard:
         if self._state.lapsed_before(arm, delay_s=self._delay_s):
             self._kill(self._roots())
         self._state = self._state.vouched(arm)
+        self._has_swept = False
         self._changed.set()
         return self._status()
 
@@ -83,11 +86,12 @@ class SimulatedGuard:
             raise Unavailable("the simulated guard does not answer", reason="GUARD_UNAVAILABLE")
 
     def _status(self) -> GuardStatus:
-        now_s = self._clock.monotonic_s()
+        expired = self._state.expired(self._clock.monotonic_s(), delay_s=self._delay_s)
         return GuardStatus(
             armed=self._state.armed,
-            expired=self._state.expired(now_s, delay_s=self._delay_s),
+            expired=expired,
             deadline_s=self._state.deadline_s,
             ttl_s=self._state.ttl_s,
             delay_s=self._delay_s + KILL_BOUND_S,
+            clear=expired and self._has_swept and not self._runs(self._roots()),
         )

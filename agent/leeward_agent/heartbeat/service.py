@@ -9,14 +9,15 @@ import structlog
 
 from leeward.agent.types import NodeReport, SlotObservation
 from leeward.clock import Clock
-from leeward.errors import InvalidArgument, LeewardError, StoreUnavailable, Unavailable
+from leeward.errors import InvalidArgument, LeewardError, StorageError, StoreUnavailable, Unavailable
 from leeward.store.port import Store
 from leeward_agent.guard.port import GuardClient, GuardStatus, Vouch
 from leeward_agent.heartbeat.facts import NodeFacts
 from leeward_agent.heartbeat.lease import LeaseHeartbeat
 from leeward_agent.heartbeat.legitimacy import Legitimacy, renewed
+from leeward_agent.heartbeat.pill import PillWatch
 from leeward_agent.heartbeat.slots import SlotObserver, StorageHeartbeat
-from leeward_agent.storage.port import Pool
+from leeward_agent.storage.port import Pill, Pool
 
 _log = structlog.get_logger(__name__)
 _GUARD_RETRY_S = 0.25
@@ -60,6 +61,7 @@ class HeartbeatService:
         self._pools = tuple(pools)
         self._guard = guard
         self._clock = clock
+        self._node = node
         self._ttl_s = ttl_s
         self._lease = LeaseHeartbeat(
             store,
@@ -73,6 +75,15 @@ class HeartbeatService:
             ttl_s=ttl_s,
             period_s=period_s,
         )
+        self._pill = PillWatch(
+            self.shared_pools,
+            guard,
+            clock,
+            node=node,
+            boot_id=boot_id,
+            on_change=self._lease.poke,
+            period_s=period_s,
+        )
         self._slots = tuple(
             StorageHeartbeat(
                 pool,
@@ -81,6 +92,7 @@ class HeartbeatService:
                 boot_id=boot_id,
                 agent_id=agent_id,
                 guests=lambda: self._facts.guests,
+                acknowledged=self._pill.acknowledged,
                 on_renewal=self._on_slot,
                 period_s=period_s,
                 quiet_s=ttl_s,
@@ -109,6 +121,7 @@ class HeartbeatService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_guard())
             tasks.create_task(self._observer.run())
+            tasks.create_task(self._pill.run())
             tasks.create_task(self._facts.run())
             tasks.create_task(self._lease.run())
             for slot in self._slots:
@@ -141,7 +154,7 @@ class HeartbeatService:
         """
         if not self.is_shared(pool_id):
             return True
-        return self._lease.published and self._clock.monotonic_s() < self.legitimate_until_s
+        return not self._pill.pill_id and self._lease.published and self._clock.monotonic_s() < self.legitimate_until_s
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
@@ -178,12 +191,35 @@ class HeartbeatService:
                 self._disarming = False
                 self._lease.poke()
 
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        """Leave a poison pill for another node in every shared pool of this host. Raises StorageError: in none."""
+        trouble: StorageError | None = None
+        left = False
+        for pool in self.shared_pools():
+            try:
+                await pool.write_pill(Pill(node=node, boot_id=boot_id, pill_id=pill_id))
+                left = True
+            except StorageError as error:
+                trouble = error
+        if not left:
+            raise trouble or StorageError("this host shares no pool with others")
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        """Take this node's own pill away, in every shared pool. Raises StorageError."""
+        for pool in self.shared_pools():
+            await pool.withdraw_pill(self._node, pill_id=pill_id)
+            await self._pill.look(pool)
+
     def _report(self) -> NodeReport | None:
         report = self._facts.report
         if report is None:
             return None
         return replace(
-            report, guard_armed=self.guard_armed, guard_delay_s=self.guard_delay_s, lease_ttl_s=float(self._ttl_s)
+            report,
+            guard_armed=self.guard_armed,
+            guard_delay_s=self.guard_delay_s,
+            lease_ttl_s=float(self._ttl_s),
+            pill_id=self._pill.pill_id,
         )
 
     def _on_lease(self, sent_s: float, ttl_s: float) -> None:
@@ -199,6 +235,8 @@ class HeartbeatService:
             self._renew(sent_s, min(self._ttl_s, self._promised_ttl_s))
 
     def _renew(self, sent_s: float, ttl_s: float) -> None:
+        if self._pill.pill_id:
+            return
         self._legitimacy = renewed(self._legitimacy, sent_s=sent_s, ttl_s=ttl_s)
         self._renewal.set()
 

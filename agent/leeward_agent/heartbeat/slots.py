@@ -30,17 +30,22 @@ class StorageHeartbeat:
         boot_id: str,
         agent_id: str,
         guests: Callable[[], tuple[str, ...]],
+        acknowledged: Callable[[str], str],
         on_renewal: Callable[[str, float], None],
         period_s: float = 1.0,
         quiet_s: float = 5.0,
     ) -> None:
-        """`on_renewal(pool_id, sent_s)` is called at each beat that is known to be on storage."""
+        """`on_renewal(pool_id, sent_s)` is called at each beat that is known to be on storage.
+
+        `acknowledged(pool_id)` is the poison pill that the slot in that pool says has been taken.
+        """
         self._pool = pool
         self._clock = clock
         self._node = node
         self._boot_id = boot_id
         self._agent_id = agent_id
         self._guests = guests
+        self._acknowledged = acknowledged
         self._on_renewal = on_renewal
         self._period_s = period_s
         self._quiet_s = quiet_s
@@ -79,6 +84,7 @@ class StorageHeartbeat:
                 agent_id=self._agent_id,
                 sequence=self._sequence,
                 guests=self._guests(),
+                acknowledged=self._acknowledged(self._pool.pool_id),
             )
         )
         self._on_renewal(self._pool.pool_id, sent_s)
@@ -147,6 +153,7 @@ class SlotObserver:
                 boot_id=sighting.slot.boot_id,
                 sequence=sighting.slot.sequence,
                 silent_s=sighting.last_s - sighting.first_s,
+                acknowledged=sighting.slot.acknowledged,
             )
             for pool_id, sightings in sorted(self._sightings.items())
             for node, sighting in sorted(sightings.items())

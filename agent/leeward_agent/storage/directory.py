@@ -14,16 +14,16 @@ from leeward.agent.types import HeldGuest, HeldImage, PoolInventory, PoolKind, P
 from leeward.clock import Ids
 from leeward.errors import AlreadyExists, NotFound, StorageError
 from leeward_agent.firmware import Ovmf, find_ovmf
-from leeward_agent.storage import slotfiles
+from leeward_agent.storage import pillfiles, slotfiles
 from leeward_agent.storage.creating import DirectoryDisks
 from leeward_agent.storage.disks import GIB
 from leeward_agent.storage.epochs import read_run_epoch, write_run_epoch
 from leeward_agent.storage.fetching import DirectoryImages
 from leeward_agent.storage.folders import ListedFolder, list_folders
-from leeward_agent.storage.marker import HEARTBEATS, create_pool, is_network_filesystem, open_pool
+from leeward_agent.storage.marker import HEARTBEATS, PILLS, create_pool, is_network_filesystem, open_pool
 from leeward_agent.storage.memory_files import DirectoryMemory
 from leeward_agent.storage.names import checked_node, checked_uid
-from leeward_agent.storage.port import RunEpochRecord, Slot
+from leeward_agent.storage.port import Pill, RunEpochRecord, Slot
 from leeward_agent.storage.qemu_img import QemuImg
 from leeward_agent.storage.resizing import DirectoryResizing
 from leeward_agent.storage.running import PoolLimits, PoolRunner
@@ -165,6 +165,23 @@ class DirectoryPool(
         read = partial(slotfiles.read_slots, self._runner.root / HEARTBEATS)
         bound_s = self._runner.limits.slot_s
         return await self._runner.run("reading storage heartbeats", read, bound_s=bound_s, workers=self._slot_reader)
+
+    async def write_pill(self, pill: Pill) -> None:
+        checked_node(pill.node)
+        await self._runner.run("leaving a poison pill", partial(pillfiles.write_pill, self._pills, pill))
+
+    async def read_pill(self, node: str) -> Pill | None:
+        read = partial(pillfiles.read_pill, self._pills, checked_node(node))
+        bound_s = self._runner.limits.slot_s
+        return await self._runner.run("looking for a poison pill", read, bound_s=bound_s, workers=self._slot_reader)
+
+    async def withdraw_pill(self, node: str, *, pill_id: str) -> None:
+        withdraw = partial(pillfiles.withdraw_pill, self._pills, checked_node(node), pill_id=pill_id)
+        await self._runner.run("withdrawing a poison pill", withdraw)
+
+    @property
+    def _pills(self) -> Path:
+        return self._runner.root / PILLS
 
     async def close(self) -> None:
         for workers in (self._runner.workers, self._slot_writer, self._slot_reader):

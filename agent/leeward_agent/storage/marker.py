@@ -13,6 +13,7 @@ MARKER = ".leeward-pool"
 IMAGES = "images"
 INSTANCES = "instances"
 HEARTBEATS = "heartbeats"
+PILLS = "pills"
 _VERSION = 1
 _MAX_MARKER_BYTES = 4096
 

@@ -6,7 +6,7 @@ from leeward_agent.storage.epochs import check_supersedes
 from leeward_agent.storage.memory_contents import MemoryPoolContents, PoolFault
 from leeward_agent.storage.memory_transfer import MemoryTransfer
 from leeward_agent.storage.names import checked_node, checked_uid
-from leeward_agent.storage.port import RunEpochRecord, Slot
+from leeward_agent.storage.port import Pill, RunEpochRecord, Slot
 
 __all__ = ["MemoryPool", "MemoryPoolContents", "PoolFault"]
 
@@ -46,6 +46,21 @@ class MemoryPool(MemoryTransfer):
     async def read_slots(self) -> tuple[Slot, ...]:
         await self._reach("read_slots")
         return tuple(slot for _, slot in sorted(self._contents.slots.items()))
+
+    async def write_pill(self, pill: Pill) -> None:
+        checked_node(pill.node)
+        await self._reach("write_pill")
+        self._contents.pills[pill.node] = pill
+
+    async def read_pill(self, node: str) -> Pill | None:
+        checked_node(node)
+        await self._reach("read_pill")
+        return self._contents.pills.get(node)
+
+    async def withdraw_pill(self, node: str, *, pill_id: str) -> None:
+        found = await self.read_pill(node)
+        if found is not None and found.pill_id == pill_id:
+            self._contents.pills.pop(node)
 
     async def close(self) -> None:
         return

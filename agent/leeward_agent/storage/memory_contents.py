@@ -12,7 +12,7 @@ from leeward.agent.types import GuestSpec, ImageFile
 from leeward.clock import Clock
 from leeward.errors import NotFound, StorageError
 from leeward_agent.storage.disk_record import DiskRecord
-from leeward_agent.storage.port import RunEpochRecord, Slot
+from leeward_agent.storage.port import Pill, RunEpochRecord, Slot
 
 CHUNK_BYTES = 1024**2
 
@@ -55,6 +55,7 @@ class MemoryPoolContents:
     folders: dict[str, MemoryFolder] = field(default_factory=dict)
     run_epochs: dict[str, RunEpochRecord] = field(default_factory=dict)
     slots: dict[str, Slot] = field(default_factory=dict)
+    pills: dict[str, Pill] = field(default_factory=dict)
     faults: dict[str, PoolFault] = field(default_factory=dict)  # By node.
     parts: dict[str, bytes] = field(default_factory=dict)  # What has come so far of files from other pools.
     changed_s: dict[str, float] = field(default_factory=dict)  # Of images and folders, on the monotonic clock.

@@ -30,6 +30,16 @@ class Slot:
     agent_id: str
     sequence: int
     guests: tuple[str, ...] = ()  # uids of the guests running when it was written, as many as fit the slot
+    acknowledged: str = ""  # The poison pill in this pool, once none of its guests is left.
+
+
+@dataclass(frozen=True, slots=True)
+class Pill:
+    """A poison pill: what the controllers leave in a pool for one boot of a node that they cannot reach."""
+
+    node: str
+    boot_id: str
+    pill_id: str
 
 
 class Pool(ImageStore, DiskStore, MemoryStore, SnapshotStore, TransferStore, Protocol):
@@ -91,6 +101,18 @@ class Pool(ImageStore, DiskStore, MemoryStore, SnapshotStore, TransferStore, Pro
 
         A slot that cannot be understood is left out: nothing is known of it then.
         """
+        ...
+
+    async def write_pill(self, pill: Pill) -> None:
+        """Leave a poison pill for a node, on stable storage, in the place of any that is there."""
+        ...
+
+    async def read_pill(self, node: str) -> Pill | None:
+        """The pill that was left for a node, as it is on storage now."""
+        ...
+
+    async def withdraw_pill(self, node: str, *, pill_id: str) -> None:
+        """Take a node's pill away, if it is this one; no error when there is none."""
         ...
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ def _read(path: Path) -> Slot | None:
     # A block that is being overwritten may be seen torn; it is whole a moment later.
     for _ in range(_ATTEMPTS):
         try:
-            slot = _decode(_read_block(path))
+            slot = _decode(read_block(path))
         except FileNotFoundError:
             return None
         if slot is not None and slot.node == path.name:
@@ -48,7 +48,7 @@ def _read(path: Path) -> Slot | None:
     return None
 
 
-def _read_block(path: Path) -> bytes:
+def read_block(path: Path) -> bytes:
     """The block as it is on storage. Direct I/O passes by this host's cache, which would show its own past."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -92,6 +92,7 @@ def _content(slot: Slot, guests: Sequence[str]) -> dict[str, object]:
         "boot_id": slot.boot_id,
         "agent_id": slot.agent_id,
         "sequence": slot.sequence,
+        "acknowledged": slot.acknowledged,
         "guests": list(guests),
     }
 
@@ -106,4 +107,11 @@ def _decode(block: bytes) -> Slot | None:
         return None
     if not isinstance(sequence, int) or not isinstance(guests, list):
         return None
-    return Slot(node=node, boot_id=boot_id, agent_id=agent_id, sequence=sequence, guests=tuple(map(str, guests)))
+    return Slot(
+        node=node,
+        boot_id=boot_id,
+        agent_id=agent_id,
+        sequence=sequence,
+        guests=tuple(map(str, guests)),
+        acknowledged=str(content.get("acknowledged", "")),
+    )

@@ -50,6 +50,18 @@ class AgentApi(Protocol):
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
         ...
 
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        """Leave a poison pill for another node in the shared pools of this host.
+
+        That node's agent finds it, if it still reaches one of them, sees to it that none of its guests on shared pools
+        is left, and acknowledges it in its slot. Raises InvalidArgument (this node itself), StorageError (nowhere).
+        """
+        ...
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        """Take this node's own pill away, so that it may run guests again. Another pill stays. Raises StorageError."""
+        ...
+
     async def store_image(
         self, *, pool_id: str, digest: str, format: DiskFormat, size_bytes: int, chunks: AsyncIterator[bytes]
     ) -> ImageFile:

@@ -59,6 +59,13 @@ class GrpcAgentClient(DiskCalls, ConsoleCalls):
         answer = await self._ask(lambda t: self._stub.ObserveSlots(pb.ObserveSlotsRequest(), timeout=t))
         return tuple(convert.observation_from_wire(each) for each in answer.observations)
 
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        request = pb.LeavePillRequest(node=node, boot_id=boot_id, pill_id=pill_id)
+        await self._act(lambda t: self._stub.LeavePill(request, timeout=t))
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        await self._act(lambda t: self._stub.WithdrawPill(pb.WithdrawPillRequest(pill_id=pill_id), timeout=t))
+
     async def claim_run_epoch(self, caller: Caller, *, spec: GuestSpec) -> None:
         request = pb.ClaimRunEpochRequest(caller=convert.caller_to_wire(caller), spec=convert.spec_to_wire(spec))
         await self._act(lambda t: self._stub.ClaimRunEpoch(request, timeout=t))

@@ -133,6 +133,7 @@ class NodeReport:
     labels: dict[str, str] = field(default_factory=dict)
     draining: bool = False
     cpu: CpuReport = field(default_factory=CpuReport)
+    pill_id: str = ""  # The poison pill that was found for this boot: no guest on a shared pool may run.
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,7 @@ class SlotObservation:
     boot_id: str
     sequence: int
     silent_s: float
+    acknowledged: str = ""  # The poison pill that the node says it has taken: no guest of its on shared pools is left.
 
 
 @dataclass(frozen=True, slots=True)

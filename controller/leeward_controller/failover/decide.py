@@ -22,6 +22,7 @@ from leeward_controller.failover.model import (
     ClusterSnapshot,
     Decision,
     Evacuate,
+    LeavePill,
     NodeSnapshot,
     PowerOff,
     PullBrake,
@@ -29,8 +30,10 @@ from leeward_controller.failover.model import (
     Register,
     ReleaseBrake,
     SetCondition,
+    Silence,
     Timing,
     TrimAllocation,
+    WithdrawPill,
 )
 
 _C = NodeCondition
@@ -78,10 +81,12 @@ def _decide_node(node: NodeSnapshot, *, timing: Timing, braked: bool) -> Iterato
     elif node.lease_missing_s is None:
         yield from _decide_alive(node)
     else:
-        yield from _decide_missing(node, node.lease_missing_s, timing=timing)
+        yield from _decide_missing(node, node.lease_missing_s, timing=timing, braked=braked)
 
 
 def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
+    if node.held_pill:
+        yield WithdrawPill(node.node, node.held_pill)
     if node.lease_boot_id != node.known_boot_id:
         yield RecordProof(
             node.node,
@@ -102,7 +107,7 @@ def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
         yield AdoptReport(node.node)
 
 
-def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> Iterator[Decision]:
+def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing, braked: bool) -> Iterator[Decision]:
     if node.condition not in _DOUBTED:
         yield SetCondition(node.node, _C.SUSPECT, "its etcd lease is lost")
         return
@@ -118,14 +123,27 @@ def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> 
         yield RecordProof(node.node, node.known_boot_id, ProofKind.NEW_BOOT, evidence)
         return
     if silence.seconds < timing.slot_fresh_s:
-        if node.condition is not _C.ISOLATED:
-            yield SetCondition(node.node, _C.ISOLATED, "its etcd lease is lost, its storage heartbeat beats")
+        yield from _decide_isolated(node, silence, braked=braked)
         return
     if node.condition is not _C.FENCING:
         yield SetCondition(node.node, _C.FENCING, "its etcd lease and its storage heartbeat are lost")
     if node.can_power_off and not node.powering_off:
         yield PowerOff(node.node, node.known_boot_id)
     yield from _proof_by_silence(node, missing_s, timing=timing)
+
+
+def _decide_isolated(node: NodeSnapshot, silence: Silence, *, braked: bool) -> Iterator[Decision]:
+    """Its guests are legitimate while the slot beats. Only by its own word, in the slot, is it known that they ended.
+
+    The node's agent gives it after its guard has found none left, so a pill needs an armed guard as silence does.
+    """
+    if node.condition is not _C.ISOLATED:
+        yield SetCondition(node.node, _C.ISOLATED, "its etcd lease is lost, its storage heartbeat beats")
+    elif node.left_pill and node.left_pill in silence.acknowledged:
+        evidence = f"its agent took the poison pill {node.left_pill}, as seen by {', '.join(silence.observers)}"
+        yield RecordProof(node.node, node.known_boot_id, ProofKind.POISON_PILL, evidence)
+    elif not node.left_pill and node.guard_armed and (node.fence_asked or (node.isolated_for_long and not braked)):
+        yield LeavePill(node.node, node.known_boot_id)
 
 
 def _proof_by_silence(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> Iterator[Decision]:

@@ -22,6 +22,7 @@ from leeward_controller.failover.model import (
     ClearProof,
     Decision,
     Evacuate,
+    LeavePill,
     PowerOff,
     PullBrake,
     RecordProof,
@@ -30,7 +31,9 @@ from leeward_controller.failover.model import (
     SetCondition,
     Timing,
     TrimAllocation,
+    WithdrawPill,
 )
+from leeward_controller.failover.pills import Pills
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
@@ -56,6 +59,7 @@ class Executor:
         surroundings: Surroundings,
         submitter: Submitter,
         fence: Fence,
+        pills: Pills,
         ids: Ids,
         leader_epoch: int,
         controller_id: str,
@@ -67,6 +71,7 @@ class Executor:
         self._clock = surroundings.clock
         self._submitter = submitter
         self._fence = fence
+        self._pills = pills
         self._ids = ids
         self._leader_epoch = leader_epoch
         self._controller_id = controller_id
@@ -82,6 +87,10 @@ class Executor:
     def is_powering_off(self, node_id: str) -> bool:
         """Whether its device is being asked now."""
         return node_id in self._power_offs
+
+    def left_pill(self, node_id: str, boot_id: str) -> str:
+        """The poison pill that this leader left for this boot of the node."""
+        return self._pills.left(node_id, boot_id)
 
     def needs_evacuation(self, instance: Instance) -> bool:
         """Whether an instance of a fenced node is still to be taken care of, and its turn has come."""
@@ -117,6 +126,10 @@ class Executor:
                 await self._commit(Commit().discard(keys.fence(node, boot_id)))
             case PowerOff(node, boot_id):
                 self._power_off(node, boot_id)
+            case LeavePill(node, boot_id):
+                await self._pills.leave(node, boot_id)
+            case WithdrawPill(node, pill_id):
+                await self._withdraw_pill(node, pill_id)
             case Evacuate():
                 await self._evacuate(decision)
             case TrimAllocation(node):
@@ -171,6 +184,13 @@ class Executor:
         )
         log.warning("failover.proof", node=decision.node, kind=decision.kind, evidence=decision.evidence)
         await self._commit(Commit().create(keys.fence(decision.node, decision.boot_id), proof))
+
+    async def _withdraw_pill(self, node_id: str, pill_id: str) -> None:
+        try:
+            await self._pills.withdraw(node_id, pill_id)
+        except LeewardError as error:
+            # Its heartbeat goes on telling of the pill, and the next look tries again.
+            log.info("failover.pill_not_withdrawn", node=node_id, why=error.message)
 
     def _power_off(self, node_id: str, boot_id: str) -> None:
         task = asyncio.ensure_future(self._power_off_and_prove(node_id, boot_id))

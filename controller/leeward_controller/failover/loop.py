@@ -7,11 +7,20 @@ import structlog
 from leeward import keys
 from leeward.errors import LeewardError
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.node import NodeCondition, NodeDuty
+from leeward_controller.domain.node import Node, NodeCondition, NodeDuty
 from leeward_controller.domain.operation import OperationType
 from leeward_controller.failover.decide import decide
 from leeward_controller.failover.execute import Executor
-from leeward_controller.failover.model import BrakePolicy, ClusterSnapshot, NodeSnapshot, Silence, Timing, differs
+from leeward_controller.failover.model import (
+    BrakePolicy,
+    ClusterSnapshot,
+    Isolation,
+    IsolationPolicy,
+    NodeSnapshot,
+    Silence,
+    Timing,
+    differs,
+)
 from leeward_controller.failover.observe import SlotObservers
 from leeward_controller.operations.context import Surroundings
 
@@ -37,6 +46,7 @@ class FailoverLoop:
         executor: Executor,
         timing: Timing,
         brake: BrakePolicy,
+        isolation: IsolationPolicy,
     ) -> None:
         self._surroundings = surroundings
         self._view = surroundings.view
@@ -45,6 +55,7 @@ class FailoverLoop:
         self._executor = executor
         self._timing = timing
         self._brake = brake
+        self._isolation = isolation
         self._has_looked = False
         self._missing_since_s: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -151,7 +162,19 @@ class FailoverLoop:
             can_power_off=self._executor.can_power_off(node_id),
             powering_off=self._executor.is_powering_off(node_id),
             idle=self._idle(node_id) if proof else 0,
+            held_pill=lease.report.pill_id if lease else "",
+            left_pill=self._executor.left_pill(node_id, node.report.boot_id),
+            isolated_for_long=self._is_isolated_for_long(missing_s),
+            fence_asked=self._is_fence_asked(node),
         )
+
+    def _is_isolated_for_long(self, missing_s: float | None) -> bool:
+        policy = self._isolation
+        return policy.isolation is Isolation.MOVE and missing_s is not None and missing_s >= policy.after_s
+
+    def _is_fence_asked(self, node: Node) -> bool:
+        stored = self._view.operations.get(keys.operation(node.current_operation.removeprefix("operations/")))
+        return stored is not None and stored.value.type is OperationType.FENCE_NODE
 
     def _waiting(self, node_id: str) -> tuple[str, ...]:
         instances = (stored.value for stored in self._view.instances_on(node_id))

@@ -1,6 +1,7 @@
 """What failover decides from, and what it can decide. All values; `decide` turns the one into the other."""
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from operator import attrgetter
 
 from leeward.agent.types import NodeReport, PoolReport
@@ -28,13 +29,32 @@ class BrakePolicy:
     at_least_share: float = 0.4
 
 
+class Isolation(StrEnum):
+    """What becomes of a node that is cut off from etcd while its storage heartbeat beats."""
+
+    KEEP = "KEEP"  # Its guests run on, unless an operator has it fenced.
+    MOVE = "MOVE"  # After a while its guests are ended by poison pill and started elsewhere.
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationPolicy:
+    """When isolated nodes are left a poison pill by themselves."""
+
+    isolation: Isolation = Isolation.KEEP
+    after_s: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """What observers say of a node's storage heartbeat: the shortest silence any of them measured, and by whom."""
+    """What observers say of a node's storage heartbeat: the shortest silence any of them measured, and by whom.
+
+    `acknowledged` are the poison pills that it says it has taken, in any pool.
+    """
 
     seconds: float
     boot_id: str
     observers: tuple[str, ...]
+    acknowledged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,8 @@ class NodeSnapshot:
     long it has been gone, still grants it a TTL.
     One `in_maintenance` was emptied for work on it, so that nobody is surprised when it goes and comes.
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
+    `held_pill` is the poison pill that its heartbeat says it was left, `left_pill` the one that this leader left for
+    the known boot. `isolated_for_long` says that by policy it is time to, `fence_asked` that somebody has it fenced.
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
     only once there is a proof. `idle` counts those that no evacuation is moving away; likewise.
@@ -67,6 +89,10 @@ class NodeSnapshot:
     can_power_off: bool
     powering_off: bool = False
     idle: int = 0
+    held_pill: str = ""
+    left_pill: str = ""
+    isolated_for_long: bool = False
+    fence_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +156,22 @@ class PowerOff:
 
 
 @dataclass(frozen=True, slots=True)
+class LeavePill:
+    """Leave a poison pill for a node that cannot be reached and whose storage heartbeat beats."""
+
+    node: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawPill:
+    """Let a node that is back run guests again."""
+
+    node: str
+    pill_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Evacuate:
     """Restart these instances of a fenced node elsewhere."""
 
@@ -165,6 +207,8 @@ Decision = (
     | RecordProof
     | ClearProof
     | PowerOff
+    | LeavePill
+    | WithdrawPill
     | Evacuate
     | TrimAllocation
     | PullBrake

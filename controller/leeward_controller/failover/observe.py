@@ -88,4 +88,5 @@ def _shortest(seen: Iterable[_Seen], node: str, pools: frozenset[str]) -> Silenc
         return None
     least = min(mine, key=lambda one: one.observation.silent_s)
     observers = tuple(sorted({one.observer for one in mine}))
-    return Silence(least.observation.silent_s, least.observation.boot_id, observers)
+    acknowledged = frozenset(one.observation.acknowledged for one in mine if one.observation.acknowledged)
+    return Silence(least.observation.silent_s, least.observation.boot_id, observers, acknowledged)

@@ -2,7 +2,8 @@
 
 What costs nothing comes first: a proof that is there already. Then its power is cut, where there is a device for it;
 that also works on a node which only lost etcd, and which failover would leave alone. Else the leader's own watch may
-yet find a proof: that both heartbeats are silent, or that another boot is there.
+yet find a proof: that both heartbeats are silent, that another boot is there, or, of one that only lost etcd, that it
+has taken the poison pill which the leader leaves for it while this operation waits.
 """
 
 from leeward import keys
@@ -14,7 +15,7 @@ from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.step import Advance, Definition, Step
 from leeward_controller.records import FENCES, Commit
 
-_SLACK_S = 10.0
+_SLACK_S = 15.0
 _LOOK_S = 0.5
 
 
@@ -123,7 +124,7 @@ def _why_not_silent(context: StepContext) -> str:
         return "its heartbeat is there"
     stored = context.view.nodes.get(keys.node(context.node.node))
     if stored is not None and stored.value.condition is NodeCondition.ISOLATED:
-        return "its storage heartbeat beats, so its guests may run"
+        return "its storage heartbeat beats, so its guests may run, and it has not taken the poison pill left for it"
     if not context.node.report.guard_armed:
         return "its guard was not armed, so silence proves nothing"
     return "nobody could tell of its storage heartbeat for long enough"

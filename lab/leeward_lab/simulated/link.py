@@ -111,6 +111,12 @@ class LinkedAgent:
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         return await self._call("observe_slots", lambda agent: agent.observe_slots())
 
+    async def leave_pill(self, *, node: str, boot_id: str, pill_id: str) -> None:
+        await self._call("leave_pill", lambda agent: agent.leave_pill(node=node, boot_id=boot_id, pill_id=pill_id))
+
+    async def withdraw_pill(self, *, pill_id: str) -> None:
+        await self._call("withdraw_pill", lambda agent: agent.withdraw_pill(pill_id=pill_id))
+
     async def store_image(
         self, *, pool_id: str, digest: str, format: DiskFormat, size_bytes: int, chunks: AsyncIterator[bytes]
     ) -> ImageFile:

@@ -466,6 +466,7 @@ class NodeReport(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     CPU_FIELD_NUMBER: _builtins.int
+    PILL_ID_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node's id."""
     boot_id: _builtins.str
@@ -492,6 +493,8 @@ class NodeReport(_message.Message):
     """The longest time between the deadline and the death of the last guest, in seconds."""
     draining: _builtins.bool
     """Whether the agent is about to stop: no new work, please."""
+    pill_id: _builtins.str
+    """The poison pill that was found for this boot: no guest on a shared pool may run. Empty: none."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolReport]:
         """The pools attached to the host."""
@@ -523,10 +526,11 @@ class NodeReport(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
         cpu: Global___CpuReport | None = ...,
+        pill_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pill_id", b"pill_id", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -755,6 +759,7 @@ class SlotObservation(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SILENT_S_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """The pool that holds the slot."""
     node: _builtins.str
@@ -765,6 +770,8 @@ class SlotObservation(_message.Message):
     """A number that grows with each beat."""
     silent_s: _builtins.float
     """For how long, on the observer's monotonic clock, the slot has not changed, in seconds. Never overstated."""
+    acknowledged: _builtins.str
+    """The poison pill that the node says it has taken: no guest of its on shared pools is left. Empty: none."""
     def __init__(
         self,
         *,
@@ -773,10 +780,11 @@ class SlotObservation(_message.Message):
         boot_id: _builtins.str = ...,
         sequence: _builtins.int = ...,
         silent_s: _builtins.float = ...,
+        acknowledged: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "node", b"node", "pool_id", b"pool_id", "sequence", b"sequence", "silent_s", b"silent_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "boot_id", b"boot_id", "node", b"node", "pool_id", b"pool_id", "sequence", b"sequence", "silent_s", b"silent_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1348,6 +1356,92 @@ class WatchGuestsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchGuestsResponse: _TypeAlias = WatchGuestsResponse  # noqa: Y015
+
+@_typing.final
+class LeavePillRequest(_message.Message):
+    """Request of LeavePill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    PILL_ID_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node that it is for; not the one that is asked."""
+    boot_id: _builtins.str
+    """The boot of that node that is given up; another boot is not concerned."""
+    pill_id: _builtins.str
+    """What the acknowledgement will repeat."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
+        pill_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "node", b"node", "pill_id", b"pill_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeavePillRequest: _TypeAlias = LeavePillRequest  # noqa: Y015
+
+@_typing.final
+class LeavePillResponse(_message.Message):
+    """Response of LeavePill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeavePillResponse: _TypeAlias = LeavePillResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawPillRequest(_message.Message):
+    """Request of WithdrawPill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PILL_ID_FIELD_NUMBER: _builtins.int
+    pill_id: _builtins.str
+    """The pill to take away."""
+    def __init__(
+        self,
+        *,
+        pill_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pill_id", b"pill_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPillRequest: _TypeAlias = WithdrawPillRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawPillResponse(_message.Message):
+    """Response of WithdrawPill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawPillResponse: _TypeAlias = WithdrawPillResponse  # noqa: Y015
 
 @_typing.final
 class ObserveSlotsRequest(_message.Message):

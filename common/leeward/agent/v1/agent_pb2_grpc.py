@@ -61,6 +61,16 @@ class AgentServiceStub:
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsResponse.FromString,
                 _registered_method=True)
+        self.LeavePill = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/LeavePill',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillResponse.FromString,
+                _registered_method=True)
+        self.WithdrawPill = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/WithdrawPill',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillResponse.FromString,
+                _registered_method=True)
         self.StoreImage = channel.stream_unary(
                 '/leeward.agent.v1.AgentService/StoreImage',
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.StoreImageRequest.SerializeToString,
@@ -253,6 +263,21 @@ class AgentServiceServicer:
 
     def ObserveSlots(self, request, context):
         """The storage heartbeats of all nodes in all pools of this host, as seen from here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeavePill(self, request, context):
+        """Leave a poison pill for another node in the shared pools of this host: that node's agent, if it still reaches one
+        of them, sees to it that none of its guests on shared pools is left, and acknowledges the pill in its slot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawPill(self, request, context):
+        """Take this node's own pill away, so that it may run guests again. Another pill than the one named stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -515,6 +540,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ObserveSlots,
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsResponse.SerializeToString,
+            ),
+            'LeavePill': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeavePill,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillResponse.SerializeToString,
+            ),
+            'WithdrawPill': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawPill,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillResponse.SerializeToString,
             ),
             'StoreImage': grpc.stream_unary_rpc_method_handler(
                     servicer.StoreImage,
@@ -809,6 +844,60 @@ class AgentService:
             '/leeward.agent.v1.AgentService/ObserveSlots',
             leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsRequest.SerializeToString,
             leeward_dot_agent_dot_v1_dot_agent__pb2.ObserveSlotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeavePill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/LeavePill',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.LeavePillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawPill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/WithdrawPill',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.WithdrawPillResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,12 @@ class AgentServiceStub:
     """The state of every guest now, then each change as the hypervisor reports it, until closed."""
     ObserveSlots: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ObserveSlotsRequest, _agent_pb2.ObserveSlotsResponse]
     """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
+    LeavePill: _grpc.UnaryUnaryMultiCallable[_agent_pb2.LeavePillRequest, _agent_pb2.LeavePillResponse]
+    """Leave a poison pill for another node in the shared pools of this host: that node's agent, if it still reaches one
+    of them, sees to it that none of its guests on shared pools is left, and acknowledges the pill in its slot.
+    """
+    WithdrawPill: _grpc.UnaryUnaryMultiCallable[_agent_pb2.WithdrawPillRequest, _agent_pb2.WithdrawPillResponse]
+    """Take this node's own pill away, so that it may run guests again. Another pill than the one named stays."""
     StoreImage: _grpc.StreamUnaryMultiCallable[_agent_pb2.StoreImageRequest, _agent_pb2.StoreImageResponse]
     """Keep an image in a pool under its digest. The first message is the header, the others are the bytes in order.
     The image appears whole or not at all; storing it again is no error.
@@ -153,6 +159,12 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """The state of every guest now, then each change as the hypervisor reports it, until closed."""
     ObserveSlots: _aio.UnaryUnaryMultiCallable[_agent_pb2.ObserveSlotsRequest, _agent_pb2.ObserveSlotsResponse]  # type: ignore[assignment]
     """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
+    LeavePill: _aio.UnaryUnaryMultiCallable[_agent_pb2.LeavePillRequest, _agent_pb2.LeavePillResponse]  # type: ignore[assignment]
+    """Leave a poison pill for another node in the shared pools of this host: that node's agent, if it still reaches one
+    of them, sees to it that none of its guests on shared pools is left, and acknowledges the pill in its slot.
+    """
+    WithdrawPill: _aio.UnaryUnaryMultiCallable[_agent_pb2.WithdrawPillRequest, _agent_pb2.WithdrawPillResponse]  # type: ignore[assignment]
+    """Take this node's own pill away, so that it may run guests again. Another pill than the one named stays."""
     StoreImage: _aio.StreamUnaryMultiCallable[_agent_pb2.StoreImageRequest, _agent_pb2.StoreImageResponse]  # type: ignore[assignment]
     """Keep an image in a pool under its digest. The first message is the header, the others are the bytes in order.
     The image appears whole or not at all; storing it again is no error.
@@ -283,6 +295,24 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ObserveSlotsResponse, _abc.Awaitable[_agent_pb2.ObserveSlotsResponse]]:
         """The storage heartbeats of all nodes in all pools of this host, as seen from here."""
+
+    @_abc_1.abstractmethod
+    def LeavePill(
+        self,
+        request: _agent_pb2.LeavePillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.LeavePillResponse, _abc.Awaitable[_agent_pb2.LeavePillResponse]]:
+        """Leave a poison pill for another node in the shared pools of this host: that node's agent, if it still reaches one
+        of them, sees to it that none of its guests on shared pools is left, and acknowledges the pill in its slot.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawPill(
+        self,
+        request: _agent_pb2.WithdrawPillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.WithdrawPillResponse, _abc.Awaitable[_agent_pb2.WithdrawPillResponse]]:
+        """Take this node's own pill away, so that it may run guests again. Another pill than the one named stays."""
 
     @_abc_1.abstractmethod
     def StoreImage(

@@ -698,6 +698,7 @@ class NodeReport(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     CPU_FIELD_NUMBER: _builtins.int
+    PILL_ID_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Id of the node."""
     boot_id: _builtins.str
@@ -724,6 +725,8 @@ class NodeReport(_message.Message):
     """The longest the guard takes from deadline to last kill, in seconds."""
     draining: _builtins.bool
     """Whether the agent is stopping."""
+    pill_id: _builtins.str
+    """The poison pill that was found for this boot. Empty: none."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolReport]:
         """Its pools."""
@@ -755,10 +758,11 @@ class NodeReport(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         draining: _builtins.bool = ...,
         cpu: Global___CpuReport | None = ...,
+        pill_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cpu", b"cpu", "draining", b"draining", "guard_armed", b"guard_armed", "guard_delay_s", b"guard_delay_s", "hypervisor", b"hypervisor", "hypervisor_version", b"hypervisor_version", "labels", b"labels", "lease_ttl_s", b"lease_ttl_s", "memory_mib", b"memory_mib", "node", b"node", "pill_id", b"pill_id", "pools", b"pools", "vcpus", b"vcpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
