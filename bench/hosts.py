@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.layout import POOL_CAPACITY_GIB, Layout
+from leeward.agent.v1 import agent_pb2
 from leeward.clock import RandomIds, SystemClock
+from leeward.errors import PermissionDenied
 from leeward.identity import Role
 from leeward.logs import set_up_logs
 from leeward.store.etcd import EtcdStore
@@ -39,8 +41,8 @@ async def _no_delay() -> None:
     return
 
 
-async def _no_record(_uid: str) -> None:
-    return None
+async def _admit_nobody(_header: agent_pb2.TunnelHeader) -> None:
+    raise PermissionDenied("simulated hosts take no migrations through tunnels")
 
 
 class EtcdCluster(SimulatedCluster):
@@ -92,7 +94,7 @@ class EtcdCluster(SimulatedCluster):
         tunnels = TunnelServer(
             libvirt_socket=_NOWHERE,
             socket_directory=_NOWHERE,
-            read_run_epoch=_no_record,
+            admit=_admit_nobody,
             check_caller=lambda _: None,
         )
         server = AgentServer(node.agent, tunnels, addresses=[node.address], tls=self._tls(name), ids=self.ids)

@@ -1,7 +1,6 @@
 """etcd loses a member, and all of them: the control plane says so, and no guest notices."""
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -9,15 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from tests.support.etcd_members import leader_of, until_healthy
 from tests.support.hosts import Guest, Lab, code_of
 
 from leeward.errors import LeewardError
-from leeward.identity import Role
 from leeward.v1 import instance_service_pb2
 from leeward_lab.demo.observer import Observer
-from leeward_lab.hosts.processes import run
 from leeward_lab.hosts.waiting import until
-from leeward_lab.real.layout import ADMIN
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
 
@@ -64,23 +61,23 @@ async def test_one_of_three_members_is_lost(lab_with_three_etcd: Lab) -> None:
     guest = await lab.running("web-1", host="host-a")
     process, record, before = guest.only_process(), await guest.record(), await lab.conditions()
 
-    leader = await _leader(lab)
+    leader = await leader_of(lab)
     async with asking(lab, guest) as asked:
         await lab.cluster.kill(leader, "etcd")
         # Longer than a lease lasts: those that are not renewed are lost by then.
         await guest.until_tick(boot=1, more=10)
     _check_answered(asked, f"{leader} (the leader) killed")
     await lab.cluster.start_etcd(leader)
-    await _until_healthy(lab)
+    await until_healthy(lab)
 
     assert await lab.conditions() == before
 
-    leader = await _leader(lab)
+    leader = await leader_of(lab)
     async with asking(lab, guest) as asked, Observer(lab.client) as observer:
         await lab.cluster.signal(leader, "etcd", signal.SIGSTOP)
         await guest.until_tick(boot=1, more=10)
         await lab.cluster.signal(leader, "etcd", signal.SIGCONT)
-        await _until_healthy(lab)
+        await until_healthy(lab)
         # Longer than any proof takes, in case one is sought now.
         await guest.until_tick(boot=1, more=8)
     _check_answered(asked, f"{leader} (the leader) stopped")
@@ -134,34 +131,3 @@ def _check_answered(asked: Asked, what: str) -> None:
     assert asked.failures == []
     assert asked.answers > 20
     assert asked.longest_s < 5
-
-
-async def _leader(lab: Lab) -> str:
-    """The member that leads, by what each says of itself."""
-    for member in lab.cluster.shape.etcd_names:
-        (status,) = json.loads(await _etcdctl(lab, member, "endpoint", "status", "--write-out=json"))
-        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
-            return member
-    raise AssertionError("no member says that it leads")
-
-
-async def _until_healthy(lab: Lab) -> None:
-    async def healthy() -> bool:
-        found = [await _healthy(lab, member) for member in lab.cluster.shape.etcd_names]
-        return all(found)
-
-    await until(healthy, what="all members of etcd healthy", timeout_s=30, poll_s=0.2)
-
-
-async def _healthy(lab: Lab, member: str) -> bool:
-    told = json.loads(await _etcdctl(lab, member, "endpoint", "health", "--write-out=json", check=False) or "[{}]")
-    return bool(told[0].get("health"))
-
-
-async def _etcdctl(lab: Lab, member: str, *words: str, check: bool = True) -> str:
-    keys = lab.cluster.certificate_directory(Role.ADMIN, ADMIN)
-    number = lab.cluster.shape.etcd_names.index(member)
-    files = [f"--cacert={keys}/ca.pem", f"--cert={keys}/cert.pem", f"--key={keys}/key.pem"]
-    command = ["etcdctl", f"--endpoints=https://{lab.cluster.etcd_endpoints[number]}", "--command-timeout=2s", *files]
-    done = await run([*command, *words], timeout_s=15, env={"ETCDCTL_API": "3"}, check=check)
-    return done.stdout

@@ -73,6 +73,23 @@ async def test_a_partitioned_host_keeps_its_guests(lab: Lab) -> None:
     guest.check_undisturbed(boots=1)
 
 
+async def test_a_partitioned_host_that_is_fenced_takes_its_poison_pill(lab: Lab) -> None:
+    """An operator wants its guests where clients reach them: told through the storage, it ends them and says so."""
+    guest = await lab.running("web-1", host="host-b")
+    process = guest.only_process()
+    await lab.host("host-b").partition()
+    await lab.until_condition("host-b", "ISOLATED")
+    await lab.done(lab.client.nodes.FenceNode(node_service_pb2.FenceNodeRequest(name="nodes/host-b"), timeout=CALL_S))
+    assert await _proof(lab, "host-b") == FenceProofKind.FENCE_PROOF_KIND_POISON_PILL
+    await guest.until_tick(boot=2)
+    await _check_survived_elsewhere(guest, "host-b")
+    assert _killed_s(lab, process) < guest.only_process().started_s
+    await _comes_back_empty(lab, guest, "host-b")
+    again = await lab.running("web-2", host="host-b")
+    await again.until_tick(boot=1, more=6)
+    assert not [kill for kill in _kills(lab, "host-b") if kill["pid"] == again.only_process().pid]
+
+
 async def test_a_host_without_network_and_storage_kills_its_guests_first(lab: Lab) -> None:
     """Nobody can reach it, and it lives: its guard ends each guest before another host starts it."""
     guest = await lab.running("web-1", host="host-b")
