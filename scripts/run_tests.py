@@ -1,9 +1,9 @@
-"""Run all tests: those that wait for real hosts, and beside them, at low priority, those that only compute.
+"""Run all tests: those on clusters of real hosts, and beside them, at lower priority, those that need no such cluster.
 
     python scripts/run_tests.py [pytest's options]
 
-A test on real hosts waits most of its time: for guests that boot, for leases that end. What needs no QEMU and measures
-nothing fills these gaps. Its output comes when it is done. The exit status is that of the group that failed.
+A test on real hosts waits most of its time: for guests that boot, for leases that end. What measures no time and kills
+nobody's programs fills these gaps. Its output comes when it is done. The exit status is that of the group that failed.
 """
 
 import os
@@ -21,8 +21,9 @@ BESIDE = (
     "tests/contract/public_api",
     *(f"tests/contract/test_{name}.py" for name in ("cli_admin", "cli_api", "cli_backups", "cli_instances")),
     *(f"tests/contract/test_{name}.py" for name in ("client", "pool", "pool_disks", "pool_files", "store")),
+    *(f"tests/contract/test_{name}.py" for name in ("hypervisor", "hypervisor_migration", "hypervisor_states")),
 )
-_NICE = 10
+_NICE = 5
 _PASSED = 0
 _NOTHING_CHOSEN = 5
 

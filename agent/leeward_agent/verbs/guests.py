@@ -119,6 +119,7 @@ class GuestVerbs(Verbs):
         if await pool.has_memory(spec.uid):
             # Once it has written to its disk again, that memory fits it no more.
             raise WrongState(f"guest {spec.uid} is suspended: wake it, or discard its memory first")
+        await pool.discard_memory(spec.uid)  # Neither does one that never got its name.
         await self._check_may_run(turn, spec, pool)
         await self._hypervisor.start(
             spec, disks=pool.disks(spec), console=self._consoles.files(spec.uid), paused=paused

@@ -1,7 +1,7 @@
 """A guest's memory in a file: suspended, and woken on any host with the pool."""
 
 from leeward.agent.types import Caller, GuestSpec, GuestState, GuestStatus
-from leeward.errors import HypervisorError, NotFound
+from leeward.errors import HypervisorError, LeewardError, NotFound
 from leeward_agent.domain.checks import check_spec
 from leeward_agent.domain.right import check_right
 from leeward_agent.power import in_memory
@@ -41,12 +41,25 @@ class MemoryVerbs(GuestVerbs):
         if in_memory(status):
             if status.migrating:
                 raise self._wrong_state(status, "suspended")
-            file = await pool.new_memory(spec.uid)
-            await turn.unless_over(self._hypervisor.suspend(spec, to=file))
-            await pool.keep_memory(spec.uid)
+            await self._save(turn, spec, pool)
         elif not await pool.has_memory(spec.uid) and not await self._complete_suspend(status, pool):
             raise self._wrong_state(status, "suspended")
         return await self._hypervisor.get_guest(spec.uid)
+
+    async def _save(self, turn: Turn, spec: GuestSpec, pool: Pool) -> None:
+        """Write its memory and end it. When that fails or is given up, what there is of a file is kept or dropped, by
+        whether the guest has ended.
+        """
+        file = await pool.new_memory(spec.uid)
+        try:
+            await turn.unless_over(self._hypervisor.suspend(spec, to=file))
+        except LeewardError:
+            if in_memory(await self._hypervisor.get_guest(spec.uid)):
+                await pool.discard_memory(spec.uid)
+            else:
+                await pool.keep_memory(spec.uid)
+            raise
+        await pool.keep_memory(spec.uid)
 
     async def _complete_suspend(self, status: GuestStatus, pool: Pool) -> bool:
         """Whoever suspended it may have ended, or given up, when the guest was written and the file had no name yet."""
