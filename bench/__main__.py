@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import evacuation, idle, launch, machine, migration, reads, small
+from bench import evacuation, guard_kill, idle, launch, machine, migration, power_cut, reads, small
 from bench.plane import Plane, control_plane
 from bench.processes import busy_seconds
 from bench.report import Result, show, write
@@ -32,15 +32,20 @@ _ON_THE_PLANE: dict[str, tuple[Callable[[Plane], Awaitable[Result]], float]] = {
     "cli": (small.measure_cli, 120),
     "idle": (idle.measure, 180),
     "evacuation": (evacuation.measure, 240),
+    "storm": (evacuation.measure_storm, 420),
 }
 _MIGRATION = "migration"
 _MIGRATION_S = 360
+_POWER_CUT = "power-cut"
+_POWER_CUT_S = 900
+_GUARD = "guard"
+_GUARD_S = 120
 _FAILURES = (LeewardError, LabError, TimeoutError, AssertionError, ExceptionGroup, OSError)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = (*_ON_THE_PLANE, _MIGRATION)
+    names = (*_ON_THE_PLANE, _GUARD, _MIGRATION, _POWER_CUT)
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON goes (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=migration.PAIRS, help="pairs of migrations (default: %(default)s)")
@@ -68,18 +73,26 @@ def _story(error: BaseException) -> str:
 
 async def _measure(wanted: list[str], *, pairs: int, directory: Path, console: Console) -> list[Result]:
     results = []
-    if _MIGRATION in wanted:
+    if _GUARD in wanted:
+        work = guard_kill.measure(directory / "guard")
+        results.append(await _timed(_GUARD, work, within_s=_GUARD_S, console=console))
+    on_hosts: dict[str, tuple[Callable[[], Awaitable[Result]], float]] = {
+        _MIGRATION: (lambda: migration.measure(directory / "lab", pairs=pairs), _MIGRATION_S),
+        _POWER_CUT: (lambda: power_cut.measure(directory / "power-cut"), _POWER_CUT_S),
+    }
+    for name, (measure, within_s) in on_hosts.items():
+        if name not in wanted:
+            continue
         if os.geteuid() == 0:
-            work = migration.measure(directory / "lab", pairs=pairs)
-            results.append(await _timed(_MIGRATION, work, within_s=_MIGRATION_S, console=console))
+            results.append(await _timed(name, measure(), within_s=within_s, console=console))
         else:
-            console.print("migration is left out: hosts made of namespaces need root")
+            console.print(f"{name} is left out: hosts made of namespaces need root")
     on_the_plane = [name for name in _ON_THE_PLANE if name in wanted]
     if on_the_plane:
         async with _plane(directory / "plane", console) as plane:
             for name in on_the_plane:
-                measure, within_s = _ON_THE_PLANE[name]
-                results.append(await _timed(name, measure(plane), within_s=within_s, console=console))
+                measure_plane, within_s = _ON_THE_PLANE[name]
+                results.append(await _timed(name, measure_plane(plane), within_s=within_s, console=console))
     return results
 
 
@@ -95,7 +108,7 @@ async def _plane(directory: Path, console: Console) -> AsyncIterator[Plane]:
 
 async def _main() -> int:
     arguments = _arguments()
-    wanted = arguments.only or [_MIGRATION, *_ON_THE_PLANE]
+    wanted = arguments.only or [_GUARD, _MIGRATION, *_ON_THE_PLANE, _POWER_CUT]
     console = Console()
     task = asyncio.current_task()
     assert task is not None

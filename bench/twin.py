@@ -29,11 +29,11 @@ class Twin:
         disk, console = self._directory / "twin.qcow2", self._directory / "twin.log"
         there = self._cluster.host(host)
         await there.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image), str(disk), "1G"])
-        described = (await _virsh(there, "dumpxml", "--migratable", "--inactive", like)).stdout
+        described = (await virsh(there, "dumpxml", "--migratable", "--inactive", like)).stdout
         definition = self._directory / "twin.xml"
-        definition.write_text(_as_twin(described, disk=disk, console=console))
-        await _virsh(there, "define", str(definition))
-        await _virsh(there, "start", NAME)
+        definition.write_text(as_twin(described, name=NAME, disk=disk, console=console))
+        await virsh(there, "define", str(definition))
+        await virsh(there, "start", NAME)
 
         async def ticks() -> bool:
             return console.exists() and "tick" in console.read_text(errors="replace")
@@ -59,12 +59,13 @@ class Twin:
         return float(told.stdout)
 
 
-def _as_twin(described: str, *, disk: Path, console: Path) -> str:
+def as_twin(described: str, *, name: str, disk: Path, console: Path) -> str:
+    """The definition of a guest of Leeward's, as that of one that is none: same devices, files of its own."""
     domain = ET.fromstring(described)
     for tag in ("metadata", "title"):
         for element in domain.findall(tag):
             domain.remove(element)
-    _required(domain, "name").text = NAME
+    _required(domain, "name").text = name
     _required(domain, "uuid").text = str(uuid.uuid4())
     _required(domain, "devices/disk/source").set("file", str(disk))
     for port in (*domain.iterfind("devices/serial"), *domain.iterfind("devices/console")):
@@ -82,5 +83,6 @@ def _required(domain: ET.Element, path: str) -> ET.Element:
     return found
 
 
-async def _virsh(host: Host, *words: str) -> Completed:
+async def virsh(host: Host, *words: str) -> Completed:
+    """Run virsh against the host's libvirtd."""
     return await host.run(["virsh", "-c", "qemu:///system", *words])

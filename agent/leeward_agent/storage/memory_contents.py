@@ -1,11 +1,12 @@
 """What a simulated pool holds, and how a node reaches it: the base of the in-memory twin's parts."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from leeward.agent.disk_files import ROOT_DISK
 from leeward.agent.types import GuestSpec, ImageFile
@@ -57,7 +58,10 @@ class MemoryPoolContents:
     slots: dict[str, Slot] = field(default_factory=dict)
     pills: dict[str, Pill] = field(default_factory=dict)
     faults: dict[str, PoolFault] = field(default_factory=dict)  # By node.
+    stale_s: dict[str, float] = field(default_factory=dict)  # How old slots may be that a node reads, by node.
     parts: dict[str, bytes] = field(default_factory=dict)  # What has come so far of files from other pools.
+    # The folders to which simulated hypervisors have written a guest's whole memory; None: nobody can tell.
+    memories: MutableMapping[Path, Any] | None = None
     changed_s: dict[str, float] = field(default_factory=dict)  # Of images and folders, on the monotonic clock.
 
     @property

@@ -114,6 +114,8 @@ class MemoryDisks(MemoryParts):
         folder = self._contents.folders.get(uid)
         if folder is not None:
             folder.begins_memory = True
+            if self._contents.memories is not None:
+                self._contents.memories.pop(self._instance(uid), None)
         # A simulated hypervisor knows a memory by its path; what has no name yet would be lost when it gets one.
         return self.memory_path(uid)
 
@@ -125,8 +127,9 @@ class MemoryDisks(MemoryParts):
             return False
         if folder.begins_memory:
             folder.begins_memory = False
-            folder.files[MEMORY_FILE] = MemoryFile(f"memory of {uid}".encode())
-            self._touch(uid)
+            if self._contents.memories is None or self._instance(uid) in self._contents.memories:
+                folder.files[MEMORY_FILE] = MemoryFile(f"memory of {uid}".encode())
+                self._touch(uid)
         return MEMORY_FILE in folder.files
 
     async def has_memory(self, uid: str) -> bool:
