@@ -78,7 +78,11 @@ test: venv  ## Run all tests: unit, contract, simulation, scenarios, real hosts
 
 .PHONY: simulation
 simulation: venv  ## Run the simulation over many seeds (SEEDS=200), or replay one (SEED=7)
-	@$(BIN)/python -m tests.simulation.swarm $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+	@$(BIN)/python -m tests.simulation.$(if $(SEED),swarm --seed $(SEED),many --seeds $(or $(SEEDS),200))
+
+.PHONY: mutants
+mutants: venv  ## Sabotage the product line by line, and see that the simulation notices each time
+	@$(BIN)/python -m tests.simulation.mutants $(MUTANTS)
 
 .PHONY: sequences
 sequences: venv  ## Run random sequences of every operation with failures (EXAMPLES=2000), decided by SEED=0

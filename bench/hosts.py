@@ -54,8 +54,8 @@ class EtcdCluster(SimulatedCluster):
             ids=RandomIds(),
             rng=random.SystemRandom(),
             nodes=layout.hosts,
-            node_vcpus=96,
-            node_memory_mib=256 * 1024,
+            node_vcpus=512,
+            node_memory_mib=1024 * 1024,
         )
         self.layout = layout
         self.pool.capacity_gib = POOL_CAPACITY_GIB

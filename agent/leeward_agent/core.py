@@ -8,7 +8,7 @@ from dataclasses import replace
 import leeward
 from leeward.agent.types import NodeReport, PoolReport, SlotObservation
 from leeward.errors import InvalidArgument
-from leeward_agent.reconcile import Quarantine, Reconciler
+from leeward_agent.reconcile import Reconciler
 from leeward_agent.storage.port import Pool
 from leeward_agent.verbs.base import NodeIdentity
 from leeward_agent.verbs.consoles import ConsoleVerbs
@@ -27,7 +27,7 @@ class Agent(MemoryVerbs, DiskVerbs, SnapshotVerbs, ImageVerbs, ConsoleVerbs, Inv
     `run_events` must be running for watches.
     """
 
-    def reconciler(self, quarantine: Quarantine, *, interval_s: float) -> Reconciler:
+    def reconciler(self, *, interval_s: float) -> Reconciler:
         """What keeps this host's guests as they should be, taking its turns with the callers of this agent."""
         return Reconciler(
             node=self._node,
@@ -35,7 +35,7 @@ class Agent(MemoryVerbs, DiskVerbs, SnapshotVerbs, ImageVerbs, ConsoleVerbs, Inv
             pools=tuple(self._pools.values()),
             power=self._power,
             turns=self._turns,
-            quarantine=quarantine,
+            quarantine=self._quarantine,
             consoles=self._consoles,
             clock=self._clock,
             interval_s=interval_s,

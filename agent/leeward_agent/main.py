@@ -38,7 +38,8 @@ from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.peers import GrpcPeers
 from leeward_agent.ports import Hypervisor, Routes
 from leeward_agent.power import in_memory
-from leeward_agent.reconcile import DirectoryQuarantine, Reconciler
+from leeward_agent.quarantine import DirectoryQuarantine
+from leeward_agent.reconcile import Reconciler
 from leeward_agent.server import AgentServer
 from leeward_agent.settings import ENVIRONMENT_PREFIX, AgentSettings
 from leeward_agent.storage.directory import DirectoryPool
@@ -153,6 +154,7 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         vitals=heartbeats,
         routes=_routes(settings, tls),
         peers=GrpcPeers(tls),
+        quarantine=DirectoryQuarantine(settings.state_directory / "quarantine", ids=ids),
         clock=clock,
     )
     tunnels = TunnelServer(
@@ -161,12 +163,11 @@ async def _build(settings: AgentSettings, stack: AsyncExitStack, *, clock: Clock
         admit=Arrivals(pools, get_guest=hypervisor.get_guest).admit,
         check_caller=_caller_must_be if tls else _anyone,
     )
-    quarantine = DirectoryQuarantine(settings.state_directory / "quarantine", ids=ids)
     return _Parts(
         agent=agent,
         server=AgentServer(agent, tunnels, addresses=[settings.listen], tls=tls, ids=ids),
         heartbeats=heartbeats,
-        reconciler=agent.reconciler(quarantine, interval_s=settings.reconcile_interval_s),
+        reconciler=agent.reconciler(interval_s=settings.reconcile_interval_s),
     )
 
 

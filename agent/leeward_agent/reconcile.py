@@ -1,24 +1,18 @@
 """What the agent does by itself: leftovers are stopped and kept aside, and guests that a pool held up run on."""
 
-import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Protocol
 
 import structlog
 
 from leeward.agent.types import GuestStatus
-from leeward.clock import Clock, Ids
+from leeward.clock import Clock
 from leeward.errors import LeewardError, StorageError
 from leeward_agent.consoles import Consoles
 from leeward_agent.domain.right import has_lost_right
 from leeward_agent.ports import Hypervisor
 from leeward_agent.power import Power, in_memory
-from leeward_agent.storage.files import replace_durably
-from leeward_agent.storage.names import checked_uid
+from leeward_agent.quarantine import Leftover, Quarantine
 from leeward_agent.storage.port import Pool, RunEpochRecord
 from leeward_agent.turns import Turns
 
@@ -29,50 +23,6 @@ _HALF_S = 90.0
 
 # How long nothing has been written to a console log before it is asked whether anybody has use for it.
 _QUIET = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """A guest that this host held without the right to run it, as it was found."""
-
-    uid: str
-    name: str
-    state: str
-    run_epoch: int
-    holder: str
-    holder_epoch: int
-    found_at: str
-
-
-class Quarantine(Protocol):
-    """Where leftovers are kept aside."""
-
-    async def keep(self, leftover: Leftover, definition: str) -> None:
-        """Keep a note of it and its last definition. Raises StorageError."""
-        ...
-
-
-class DirectoryQuarantine:
-    """A note and the last definition of each leftover, in the agent's state directory, for people."""
-
-    def __init__(self, directory: Path, *, ids: Ids) -> None:
-        self._directory = directory
-        self._ids = ids
-
-    async def keep(self, leftover: Leftover, definition: str) -> None:
-        """Write both, durably. Raises StorageError."""
-        await asyncio.to_thread(self._write, leftover, definition)
-
-    def _write(self, leftover: Leftover, definition: str) -> None:
-        stem = f"{checked_uid(leftover.uid)}-{leftover.run_epoch}"
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if definition:
-                replace_durably(self._directory / f"{stem}.xml", definition.encode(), token=self._ids.new())
-            note = json.dumps(asdict(leftover), indent=2).encode()
-            replace_durably(self._directory / f"{stem}.json", note, token=self._ids.new())
-        except OSError as error:
-            raise StorageError(f"cannot keep a leftover aside in {self._directory}: {error}") from error
 
 
 class Reconciler:

@@ -12,6 +12,7 @@ NODES = ROOT + "nodes/"
 LEASES = ROOT + "leases/"
 ALLOCATIONS = ROOT + "allocations/"
 FENCES = ROOT + "fences/"
+FAILOVERS = ROOT + "failovers/"
 IMAGES = ROOT + "images/"
 FLAVORS = ROOT + "flavors/"
 PROJECTS = ROOT + "projects/"
@@ -23,6 +24,7 @@ BACKUP_POLICIES = ROOT + "backup-policies/"
 BACKUP_RUNS = ROOT + "backup-runs/"
 LEADER = ROOT + "leader"
 BRAKE = ROOT + "brake"
+DISARM = ROOT + "disarm"
 
 
 def instance(name: str) -> str:
@@ -58,6 +60,11 @@ def allocation(node_id: str) -> str:
 def fence(node_id: str, boot_id: str) -> str:
     """The fence proof for one boot of a node."""
     return f"{FENCES}{node_id}/{boot_id}"
+
+
+def failover(failover_id: str) -> str:
+    """The record of a failover, by its id (the last part of `failovers/{failover}`)."""
+    return FAILOVERS + failover_id
 
 
 def image(name: str) -> str:

@@ -72,6 +72,11 @@ def flavor(name: str, *, field: str = "name") -> str:
     return _parse(name, ("flavors", "{flavor}"), field=field)[0]
 
 
+def failover(name: str, *, field: str = "name") -> str:
+    """The failover id in `failovers/{failover}`."""
+    return _parse(name, ("failovers", "{failover}"), field=field)[0]
+
+
 def operation(name: str, *, field: str = "name") -> str:
     """The operation id in `operations/{operation}`."""
     prefix, _, operation_id = name.partition("/")

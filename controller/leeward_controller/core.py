@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leeward import __version__, keys
 from leeward.clock import Clock, Ids, Rng
 from leeward.store.port import Store
 from leeward_controller.domain.cluster import Controller
 from leeward_controller.failover.execute import Executor
+from leeward_controller.failover.headroom import HeadroomPolicy
+from leeward_controller.failover.keeper import FailoverKeeper
 from leeward_controller.failover.loop import FailoverLoop
+from leeward_controller.failover.meter import FailoverMeter
 from leeward_controller.failover.model import BrakePolicy, IsolationPolicy, Timing
 from leeward_controller.failover.observe import SlotObservers
+from leeward_controller.failover.order import RestartPolicy
 from leeward_controller.failover.pills import Pills
+from leeward_controller.failover.restarts import Restarts
 from leeward_controller.failover.sync import GuestSync
 from leeward_controller.housekeeping.backups import Backups
 from leeward_controller.housekeeping.duty import Duty
@@ -40,6 +45,8 @@ class Policy:
     timing: Timing = field(default_factory=Timing)
     brake: BrakePolicy = field(default_factory=BrakePolicy)
     isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    headroom: HeadroomPolicy = field(default_factory=HeadroomPolicy)
     controller_ttl_s: int = 5
     leader_ttl_s: int = 3
     deleted_retention_s: float = 0.0
@@ -62,6 +69,7 @@ class ControllerCore:
         policy: Policy | None = None,
     ) -> None:
         self.policy = policy or Policy()
+        self.failover_meter = FailoverMeter()
         self._agents, self.fence, self._clock, self._ids = agents, fence, clock, ids
         self._address = address
         self._start_time = clock.now()
@@ -89,7 +97,7 @@ class ControllerCore:
             lost=self.runner.unregistered,
         )
         self.leadership = Leadership(
-            identity=self._identity,
+            identity=lambda: replace(self._identity(), lead_time=clock.now()),
             ttl_s=self.policy.leader_ttl_s,
             records=self.records,
             view=self.view,
@@ -118,6 +126,13 @@ class ControllerCore:
             leader_epoch=epoch,
             controller_id=self._id,
             timing=self.policy.timing,
+            restarts=Restarts(
+                view=self.view,
+                clock=self._clock,
+                timing=self.policy.timing,
+                policy=self.policy.restarts,
+                placement=self.policy.placement,
+            ),
         )
         failover = FailoverLoop(
             surroundings=self._surroundings,
@@ -133,6 +148,12 @@ class ControllerCore:
             Timers(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
             Backups(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
             ImageSweep(surroundings=self._surroundings),
+            FailoverKeeper(
+                surroundings=self._surroundings,
+                leader_epoch=epoch,
+                controller_id=self._id,
+                meter=self.failover_meter,
+            ),
         )
         housekeeping = Housekeeping(surroundings=self._surroundings, duties=duties)
         return (failover.run, sync.run, housekeeping.run)

@@ -137,6 +137,7 @@ async def _build(
         fence=core.fence,
         policy=core.policy.placement,
         deleted_retention_s=core.policy.deleted_retention_s,
+        headroom_policy=core.policy.headroom,
         clock=clock,
         ids=ids,
     )

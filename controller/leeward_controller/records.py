@@ -15,7 +15,8 @@ from leeward.errors import Conflict, StoreIndefinite, StoreUnavailable
 from leeward.store.port import Condition, CreateRevisionIs, Delete, KeyValue, ModRevisionIs, Mutation, Put, Store
 from leeward_controller.domain.backup import BackupPolicy, BackupRun
 from leeward_controller.domain.catalog import Flavor, Image
-from leeward_controller.domain.cluster import Brake, Controller, InstanceEvent
+from leeward_controller.domain.cluster import Brake, Controller, Disarm, InstanceEvent
+from leeward_controller.domain.failover import FailoverRecord
 from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
@@ -39,6 +40,7 @@ OPERATIONS = Kind(Operation, keys.OPERATIONS)
 NODES = Kind(Node, keys.NODES)
 ALLOCATIONS = Kind(NodeAllocation, keys.ALLOCATIONS)
 FENCES = Kind(FenceProof, keys.FENCES)
+FAILOVERS = Kind(FailoverRecord, keys.FAILOVERS)
 IMAGES = Kind(Image, keys.IMAGES)
 FLAVORS = Kind(Flavor, keys.FLAVORS)
 GROUPS = Kind(Group, keys.GROUPS)
@@ -49,6 +51,7 @@ CONTROLLERS = Kind(Controller, keys.CONTROLLERS)
 BACKUP_POLICIES = Kind(BackupPolicy, keys.BACKUP_POLICIES)
 BACKUP_RUNS = Kind(BackupRun, keys.BACKUP_RUNS)
 BRAKE = Kind(Brake, keys.BRAKE)
+DISARM = Kind(Disarm, keys.DISARM)
 
 ALL_KINDS: tuple[Kind[Any], ...] = (
     INSTANCES,
@@ -56,6 +59,7 @@ ALL_KINDS: tuple[Kind[Any], ...] = (
     NODES,
     ALLOCATIONS,
     FENCES,
+    FAILOVERS,
     IMAGES,
     FLAVORS,
     GROUPS,
@@ -66,6 +70,7 @@ ALL_KINDS: tuple[Kind[Any], ...] = (
     BACKUP_POLICIES,
     BACKUP_RUNS,
     BRAKE,
+    DISARM,
 )
 
 

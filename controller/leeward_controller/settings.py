@@ -5,7 +5,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from leeward_controller.core import Policy
+from leeward_controller.failover.headroom import HeadroomPolicy, HeadroomRule
 from leeward_controller.failover.model import BrakePolicy, Isolation, IsolationPolicy, Timing
+from leeward_controller.failover.order import RestartPolicy
 from leeward_controller.scheduler.placement import PlacementPolicy, Ranking
 
 ENVIRONMENT_PREFIX = "LEEWARD_CONTROLLER_"
@@ -50,6 +52,16 @@ class ControllerSettings(BaseModel):
         default=Isolation.KEEP, description="guests of a node cut off from etcd: KEEP them there, or MOVE them"
     )
     isolated_after_s: float = Field(default=60.0, ge=0, le=86_400, description="how long a node is, before MOVE acts")
+    parallel_starts_per_node: int = Field(
+        default=8, ge=1, le=1000, description="instances of dead nodes started on one node at a time"
+    )
+    tier_wait_s: float = Field(
+        default=120.0, ge=1, le=3600, description="how long restarts of a priority hold up those below it"
+    )
+    headroom: HeadroomRule = Field(
+        default=HeadroomRule.OFF, description="a request that would leave no room to lose a node: OFF, WARN, REFUSE"
+    )
+    survive_node_losses: int = Field(default=1, ge=1, le=16, description="how many nodes at once headroom is kept for")
     deleted_retention_s: float = Field(
         default=0.0, ge=0, le=365 * 86_400, description="how long deleted instances can be brought back"
     )
@@ -68,6 +80,8 @@ class ControllerSettings(BaseModel):
             timing=Timing(slot_fresh_s=self.slot_fresh_s, margin_s=self.margin_s),
             brake=BrakePolicy(self.brake_more_than, self.brake_at_least_share),
             isolation=IsolationPolicy(self.isolation, self.isolated_after_s),
+            restarts=RestartPolicy(self.parallel_starts_per_node, self.tier_wait_s),
+            headroom=HeadroomPolicy(self.headroom, self.survive_node_losses),
             controller_ttl_s=self.controller_ttl_s,
             leader_ttl_s=self.leader_ttl_s,
             deleted_retention_s=self.deleted_retention_s,

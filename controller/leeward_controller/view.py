@@ -19,7 +19,7 @@ from leeward.errors import Compacted, DataLoss, StoreUnavailable
 from leeward.store.port import Change, KeyValue, Store
 from leeward_controller.domain.backup import BackupPolicy, BackupRun
 from leeward_controller.domain.catalog import Image
-from leeward_controller.domain.cluster import Brake, Controller
+from leeward_controller.domain.cluster import Brake, Controller, Disarm
 from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
@@ -31,6 +31,7 @@ from leeward_controller.records import (
     BACKUP_RUNS,
     BRAKE,
     CONTROLLERS,
+    DISARM,
     FENCES,
     GROUPS,
     IMAGES,
@@ -51,6 +52,7 @@ _WATCHED: tuple[Kind[Any], ...] = (
     BACKUP_RUNS,
     BRAKE,
     CONTROLLERS,
+    DISARM,
     FENCES,
     GROUPS,
     IMAGES,
@@ -139,8 +141,13 @@ class ClusterView:
 
     @property
     def brake(self) -> Stored[Brake] | None:
-        """The brake on evacuation, when it is on."""
+        """The brake on evacuation while its cause is there; it may have been released."""
         return self._tables[BRAKE.prefix].get(keys.BRAKE)
+
+    @property
+    def disarm(self) -> Stored[Disarm] | None:
+        """What disarms failover, while it does."""
+        return self._tables[DISARM.prefix].get(keys.DISARM)
 
     def instances_on(self, node_id: str) -> list[Stored[Instance]]:
         """The instances recorded on a node, in the order of their names."""

@@ -7,37 +7,29 @@ no threads, no sockets.
 
 import asyncio
 import gc
+import heapq
 import itertools
-import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
+# Two timers so close are due together, as in asyncio's own loops.
+_RESOLUTION_S = 1e-9
+_MOST_ROUNDS_AT_ONCE = 100_000
+
+process: ContextVar[str] = ContextVar("process", default="")
+"""The simulated process to which a task belongs, and all that it starts; see `freeze`."""
 
 
 class Stuck(Exception):
-    """Every task waits for something that no timer will bring about."""
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting for a file, moves the clock on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jump: Callable[[float], None] = lambda _: None
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Stuck("every task waits, and no timer is set")
-        if timeout > 0:
-            self.jump(timeout)
-        return []
+    """Every task waits for something that no timer will bring about, or some never wait at all."""
 
 
 class _NumberedTask(asyncio.Task[Any]):
@@ -69,15 +61,86 @@ class _NumberedFuture(asyncio.Future[Any]):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose `time()` moves only by jumping to the next timer."""
+    """A loop whose `time()` moves only by jumping to the next timer.
+
+    One round of it is written anew, and leaner than asyncio's: there are no files to ask for, and timers that are due
+    at the same time come in the order in which they were set.
+    """
+
+    _ready: deque[asyncio.Handle]  # asyncio's own: what is to be called next.
+    _stopping: bool  # Likewise.
 
     def __init__(self) -> None:
-        selector = _JumpingSelector()
         self._virtual_s = 0.0
         self._numbers = itertools.count()
-        super().__init__(selector)
-        selector.jump = self._jump
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timer_numbers = itertools.count()
+        self._rounds_at_once = 0
+        self._frozen: dict[str, list[asyncio.Handle]] = {}
+        super().__init__()
         self.set_task_factory(self._make_task)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """One round: what was ready when it began, and before it the timers that are due."""
+        ready, timers = self._ready, self._timers
+        if not ready and not self._stopping:
+            self._jump()
+        due_s = self._virtual_s + _RESOLUTION_S
+        while timers and timers[0][0] <= due_s:
+            timer = heapq.heappop(timers)[2]
+            if not timer.cancelled():
+                ready.append(timer)
+        self._rounds_at_once += 1
+        if self._rounds_at_once > _MOST_ROUNDS_AT_ONCE:
+            self._rounds_at_once = 0  # Whoever hears of it still has to end what is left.
+            raise Stuck("time stands still: something is tried again and again without a pause")
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle.cancelled() or (self._frozen and self._is_kept_back(handle)):
+                continue
+            handle._run()
+
+    def _jump(self) -> None:
+        """Move on to the next timer."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        if not timers:
+            raise Stuck("every task waits, and no timer is set")
+        if timers[0][0] > self._virtual_s:
+            self._virtual_s = timers[0][0]
+            self._rounds_at_once = 0
+
+    def freeze(self, name: str) -> None:
+        """Stop a process, as SIGSTOP does: nothing of it goes on, neither work nor timeouts, until it is thawed."""
+        self._frozen.setdefault(name, [])
+
+    def thaw(self, name: str) -> None:
+        """Let it go on where it was, with all that became due meanwhile, in order."""
+        self._ready.extend(self._frozen.pop(name, ()))
+
+    def thaw_all(self) -> None:
+        """Let all go on."""
+        for name in list(self._frozen):
+            self.thaw(name)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a process is stopped."""
+        return name in self._frozen
+
+    def _is_kept_back(self, handle: asyncio.Handle) -> bool:
+        kept = self._frozen.get(handle._context.get(process, ""))  # type: ignore[attr-defined]
+        if kept is None:
+            return False
+        kept.append(handle)
+        return True
 
     def create_future(self) -> asyncio.Future[Any]:
         return _NumberedFuture(loop=self, number=next(self._numbers))
@@ -105,30 +168,62 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_s
 
-    def _jump(self, seconds: float) -> None:
-        self._virtual_s += seconds
-
 
 class VirtualClock:
-    """A `Clock` of the running virtual loop. `rate` drifts it: 1.01 runs one per cent fast."""
+    """A `Clock` of the running virtual loop. `rate` drifts it: 1.01 runs one per cent fast.
+
+    `wall_offset_s` is how far its time of day is off, which may change at any moment.
+    """
 
     def __init__(self, *, rate: float = 1.0) -> None:
         self._rate = rate
+        self.wall_offset_s = 0.0
 
     def monotonic_s(self) -> float:
         return asyncio.get_running_loop().time() * self._rate
 
     def now(self) -> datetime:
-        return _EPOCH + timedelta(seconds=self.monotonic_s())
+        return _EPOCH + timedelta(seconds=self.monotonic_s() + self.wall_offset_s)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self._rate)
 
 
+def freeze(name: str) -> None:
+    """Stop a process of the running virtual loop; see `VirtualTimeLoop.freeze`."""
+    _virtual_loop().freeze(name)
+
+
+def thaw(name: str) -> None:
+    """Let it go on. On any other loop nothing was ever stopped."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, VirtualTimeLoop):
+        loop.thaw(name)
+
+
+def is_frozen(name: str) -> bool:
+    """Whether it is stopped; nothing is on any other loop."""
+    loop = asyncio.get_running_loop()
+    return isinstance(loop, VirtualTimeLoop) and loop.is_frozen(name)
+
+
+def _virtual_loop() -> VirtualTimeLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop), "processes are frozen on virtual time alone"
+    return loop
+
+
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main()` to its end on virtual time, and let nothing of it remain."""
+
+    async def whole() -> T:
+        try:
+            return await main()
+        finally:
+            _virtual_loop().thaw_all()  # What is stopped could not end.
+
     with virtual_runner() as runner:
-        return runner.run(main())
+        return runner.run(whole())
 
 
 @contextmanager

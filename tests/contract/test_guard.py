@@ -439,6 +439,34 @@ def test_the_watchdog_is_not_petted_while_an_expired_guest_lives(tmp_path: Path)
     assert device.stat().st_size > petted
 
 
+async def test_it_stays_in_memory_is_killed_last_and_runs_first(lab: Lab) -> None:
+    client = await lab.start_guard()
+    assert lab.guard is not None
+    process = Path(f"/proc/{lab.guard.pid}")
+    refused = {event["what"] for event in lab.events() if event["event"] == "not_hardened"}
+    if os.geteuid() == 0:
+        # A container may take these from root as well; then its log says so, and nothing else is missing.
+        assert "mlockall" not in refused
+        assert locked_kib(process) > 1000
+        assert ("oom_score_adj" in refused) is ((process / "oom_score_adj").read_text().strip() != "-1000")
+    is_realtime = os.sched_getscheduler(lab.guard.pid) == os.SCHED_FIFO
+    assert is_realtime is ("realtime scheduling" not in refused)
+    guest, before = lab.guest_on(lab.pool), major_faults(process)
+    await client.arm(lab.vouch())
+    assert await asyncio.to_thread(guest.wait, 10) == -signal.SIGKILL
+    if os.geteuid() == 0:
+        assert major_faults(process) == before, "nothing that it needs for killing has to be read from a disk"
+
+
+def locked_kib(process: Path) -> int:
+    lines = (process / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmLck:"))
+
+
+def major_faults(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[9])
+
+
 def test_its_process_needs_nothing_but_the_standard_library() -> None:
     program = (
         "import sys; before = set(sys.modules); import leeward_agent.guard.main;"

@@ -100,6 +100,19 @@ class Actions:
     async def cordon(self, host: str) -> None:
         await self._story.services().nodes.cordon(Target(f"nodes/{host}"), reason="a scenario")
 
+    @verb("disarm failover for {seconds}")
+    async def disarm(self, seconds: str) -> None:
+        control = self._story.services().failover_control
+        await control.disarm(reason="a scenario", duration_s=float(seconds), principal=ALICE.principal)
+
+    @verb("arm failover")
+    async def arm(self) -> None:
+        await self._story.services().failover_control.arm(principal=ALICE.principal)
+
+    @verb("release brake")
+    async def release_brake(self) -> None:
+        await self._story.services().failover_control.release_brake(reason="a scenario", principal=ALICE.principal)
+
     # What goes wrong.
 
     @verb("power-off {host}")

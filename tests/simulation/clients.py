@@ -1,9 +1,10 @@
 """What users ask of a swarm's cluster, at random."""
 
+import itertools
 import random
 
 from leeward.agent.types import RebootMode
-from leeward.errors import LeewardError
+from leeward.errors import LeewardError, StoreIndefinite, StoreUnavailable
 from leeward_controller.domain.operation import (
     Arguments,
     DeleteArguments,
@@ -13,6 +14,8 @@ from leeward_controller.domain.operation import (
     StartArguments,
     StopArguments,
 )
+from leeward_controller.operations.submit import Requester
+from leeward_controller.records import OPERATIONS
 from leeward_lab.simulated.cluster import SimulatedController
 from tests.simulation.story import ALICE, Story
 
@@ -26,6 +29,7 @@ class Clients:
     def __init__(self, story: Story, rng: random.Random) -> None:
         self._story = story
         self._rng = rng
+        self._number = itertools.count(1)
 
     def draw(self) -> None:
         """Send one request."""
@@ -40,19 +44,28 @@ class Clients:
 
     async def _request(self, through: SimulatedController, kind: str, name: str, node: str, number: float) -> None:
         self._story.tell(f"{through.name} is asked to {kind} {name} {node}".rstrip())
+        requester = Requester(principal=f"client:{next(self._number)}")
         try:
-            await self._send(through, kind, name, node, number)
+            await self._send(through, kind, name, node, number, requester)
+        except (StoreUnavailable, StoreIndefinite) as error:
+            # The client has to look for itself what has become of it.
+            self._story.tell(f"{through.name} cannot say whether it will {kind} {name}: {error.specific_reason}")
         except LeewardError as error:
             self._story.tell(f"{through.name} does not {kind} {name}: {error.specific_reason}")
+            done = any(each.requested_by == requester.principal for each in self._story.all_of(OPERATIONS))
+            self._story.invariants.require(not done, f"{through.name} refused to {kind} {name}, and does it")
 
-    async def _send(self, through: SimulatedController, kind: str, name: str, node: str, number: float) -> None:
+    async def _send(
+        self, through: SimulatedController, kind: str, name: str, node: str, number: float, requester: Requester
+    ) -> None:
         if kind == "create":
-            await self._story.create(name, node=node, memory_mib=512 if number < 0.5 else 2048, through=through)
+            memory_mib = 512 if number < 0.5 else 2048
+            await self._story.create(name, node=node, memory_mib=memory_mib, through=through, requester=requester)
         elif kind == "cancel":
             await self._cancel(through, number)
         else:
             wanted, arguments = _operation(kind, node, number)
-            await self._story.submit(name, wanted, arguments, through=through)
+            await self._story.submit(name, wanted, arguments, through=through, requester=requester)
 
     async def _cancel(self, through: SimulatedController, number: float) -> None:
         running = sorted(self._story.running_operations(), key=lambda o: (o.instance, o.type, o.create_time))

@@ -8,6 +8,8 @@ from leeward.agent.types import GuestState
 from leeward_agent.storage.memory import PoolFault
 from leeward_lab.simulated.cluster import POOL_ID
 from leeward_lab.simulated.network import CONTROLLERS, STORE
+from leeward_lab.virtual_time import VirtualClock, freeze, thaw
+from tests.simulation.bmc import Bmc, Bmcs
 from tests.simulation.story import Story
 from tests.simulation.weather import Climate
 
@@ -58,6 +60,8 @@ class Faults:
     """Draws faults. All that is drawn comes from one generator."""
 
     def __init__(self, story: Story, climate: Climate, rng: random.Random) -> None:
+        self.bmcs = Bmcs(story.clock, rng, cut=self._cut_by_bmc)
+        self.drawn = ""
         self._story = story
         self._cluster = story.cluster
         self._network = story.cluster.network
@@ -80,6 +84,10 @@ class Faults:
             (4, self.bad_weather),
             (2, self.stall_watch),
             (3, self.stop_controller),
+            (3, self.stop_agent),
+            (2, self.clock_jumps),
+            (2, self.stale_reads),
+            (1, self.change_bmc),
             (3, self.bad_weather_at_agent),
             (2, self.crash_guest),
             (1, self.guest_shuts_down),
@@ -92,6 +100,7 @@ class Faults:
         """Begin one of them; None when there is nobody for it."""
         weights = [weight for weight, _ in self._kinds]
         kind = self._rng.choices([kind for _, kind in self._kinds], weights)[0]
+        self.drawn = kind.__name__
         return await kind()
 
     def _node(self) -> str:
@@ -111,7 +120,7 @@ class Faults:
 
         async def end() -> None:
             if controller.core is None:
-                controller.start()
+                controller.start(fence=self.bmcs)
 
         return Begun(f"{controller.name} is killed", end)
 
@@ -266,13 +275,66 @@ class Faults:
     async def stop_controller(self) -> Begun:
         """A replica's process is stopped, and goes on later where it was, not knowing how late it is."""
         name = self._rng.choice(sorted(self._cluster.controllers))
-        weather = self._climate.at_store(name)
-        weather.held = True
+        freeze(name)
 
         async def end() -> None:
-            weather.held = False
+            thaw(name)
 
         return Begun(f"{name} is stopped", end)
+
+    async def stop_agent(self) -> Begun | None:
+        """An agent's process is stopped while guard and guests run on, and goes on later where it was."""
+        name = self._host_up()
+        if not name:
+            return None
+        stopped, untouch = self._cluster.nodes[name].agent_process, self.touched.begin(name, "agent")
+        freeze(stopped)
+
+        async def end() -> None:
+            thaw(stopped)
+            await untouch()
+
+        return Begun(f"the agent of {name} is stopped", end)
+
+    async def clock_jumps(self) -> Begun:
+        """A part's time of day is wrong; what it measures time spans by is not."""
+        name = self._rng.choice(sorted([*self._cluster.nodes, *self._cluster.controllers]))
+        clock, seconds = self._cluster.clock_of(name), self._rng.choice([-3600.0, -30.0, 30.0, 3600.0])
+        assert isinstance(clock, VirtualClock)
+        clock.wall_offset_s = seconds
+
+        async def end() -> None:
+            clock.wall_offset_s = 0.0
+
+        return Begun(f"the clock of {name} jumps by {seconds:+g} s", end)
+
+    async def stale_reads(self) -> Begun:
+        """A host reads heartbeats from its storage as they were a moment ago; less than failover's margin."""
+        name = self._node()
+        self._cluster.pool.stale_s[name] = self._rng.uniform(0.1, 0.4)
+
+        async def end() -> None:
+            self._cluster.pool.stale_s.pop(name, None)
+
+        return Begun(f"{name} reads its storage late", end)
+
+    async def change_bmc(self) -> Begun:
+        """A host's fence device behaves otherwise from now on."""
+        name, mode = self._node(), self._rng.choice(list(Bmc))
+        self.bmcs.modes[name] = mode
+        return Begun(f"the fence device of {name}: {mode}", _nothing)
+
+    async def _cut_by_bmc(self, name: str) -> None:
+        node = self._cluster.nodes[name]
+        if node.host.powered:
+            self._story.tell(f"the fence device of {name} cuts its power")
+            await node.power_off()
+
+    async def power_on_all(self) -> None:
+        """Whatever a device has switched off is switched on."""
+        for name, node in sorted(self._cluster.nodes.items()):
+            if not node.host.powered:
+                await self._story.power_on(name)
 
     async def bad_weather_at_agent(self) -> Begun:
         """Calls to an agent are slow, fail, or lose their answers."""
@@ -280,6 +342,7 @@ class Faults:
         weather = self._climate.at_agent(name)
         weather.fails = self._rng.choice([0.0, 0.2, 0.5])
         weather.loses = self._rng.choice([0.0, 0.2, 0.5, 1.0])
+        weather.repeats = self._rng.choice([0.0, 0.3, 1.0])
         weather.delay_s = self._rng.choice([0.0, 0.05, 0.5])
 
         async def end() -> None:

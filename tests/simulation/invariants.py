@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from leeward.agent.types import StopCause
+from leeward.errors import InternalError
 from leeward_controller.domain.instance import Instance, InstanceState
 from leeward_controller.domain.node import FenceProof, NodeAllocation
 from leeward_controller.domain.operation import Operation
@@ -82,9 +83,9 @@ class Invariants:
         boot_id = self._cluster.nodes[node].boot_id
         run = Run(uid, node, boot_id, epoch, self._now_s())
         other = self.running.get(uid)
-        self._require(other is None, f"{uid} runs on {node} while it still runs on {other.node if other else ''}")
+        self.require(other is None, f"{uid} runs on {node} while it still runs on {other.node if other else ''}")
         if (ending := self._endings.get(uid)) is not None:
-            self._require(epoch >= ending.run.epoch, f"the run epoch of {uid} went back to {epoch}")
+            self.require(epoch >= ending.run.epoch, f"the run epoch of {uid} went back to {epoch}")
             if ending.run.node != node and not ending.handed_over:
                 self._check_move(ending, run)
         self.running[uid] = run
@@ -93,11 +94,13 @@ class Invariants:
 
     def on_record(self, before: object, after: object) -> None:
         """Called after each change of a record."""
+        if isinstance(after, Operation):
+            self._check_no_defect(after)
         match before, after:
             case _, Instance():
                 earlier = self._instances.get(after.uid)
                 rises = earlier is None or after.run_epoch >= earlier.run_epoch
-                self._require(rises, f"the recorded run epoch of {after.uid} went back to {after.run_epoch}")
+                self.require(rises, f"the recorded run epoch of {after.uid} went back to {after.run_epoch}")
                 self._instances[after.uid] = after
             case Operation(), Operation() if len(after.history) and after.history != before.history:
                 last = after.history[-1]
@@ -108,10 +111,15 @@ class Invariants:
             case _, NodeAllocation():
                 self._check_allocation(after)
 
+    def _check_no_defect(self, operation: Operation) -> None:
+        for cause in (operation.error, operation.undo_cause):
+            defective = cause is not None and cause.reason == InternalError.reason
+            self.require(not defective, f"{operation.type} {operation.subject} met a defect: {cause and cause.message}")
+
     def _end(self, uid: str, node: str) -> None:
         assert self._cluster is not None
         run = self.running.pop(uid, None)
-        self._require(run is not None and run.node == node, f"{uid} ended on {node}, where it did not run")
+        self.require(run is not None and run.node == node, f"{uid} ended on {node}, where it did not run")
         if run is None:
             return
         guest = self._cluster.nodes[node].host.guests[uid]
@@ -120,7 +128,7 @@ class Invariants:
     def _check_move(self, ending: Ending, run: Run) -> None:
         """Started elsewhere: with a new epoch, and, unless its old node has said that it ended there, after a proof."""
         old = ending.run
-        self._require(run.epoch > old.epoch, f"{run.uid} was started on {run.node} with the epoch of {old.node}")
+        self.require(run.epoch > old.epoch, f"{run.uid} was started on {run.node} with the epoch of {old.node}")
         instance = self._instances.get(run.uid)
         if ending.cause not in _BY_ITSELF or instance is None or instance.state is InstanceState.BUILDING:
             return
@@ -129,29 +137,30 @@ class Invariants:
         boots = self._boots.get(old.node, [])
         since = boots[boots.index(old.boot_id) :]  # That a boot is over tells that those before it are.
         proved = any((old.node, boot_id) in self._proved for boot_id in since)
-        self._require(proved, f"{run.uid} was started on {run.node} without a proof for {old.node}")
+        self.require(proved, f"{run.uid} was started on {run.node} without a proof for {old.node}")
 
     def _check_room(self, node: str) -> None:
         assert self._cluster is not None
         host = self._cluster.nodes[node].host
         used_mib = sum(guest.spec.memory_mib for guest in host.guests.values() if guest.may_write)
         usable_mib = host.memory_mib - self._policy.reserved_memory_mib
-        self._require(used_mib <= usable_mib, f"{used_mib} of {usable_mib} MiB are used on {node}")
+        self.require(used_mib <= usable_mib, f"{used_mib} of {usable_mib} MiB are used on {node}")
 
     def _check_allocation(self, allocation: NodeAllocation) -> None:
         assert self._cluster is not None
         host = self._cluster.nodes[allocation.node].host
         usable_mib = host.memory_mib - self._policy.reserved_memory_mib
-        self._require(
+        self.require(
             allocation.memory_mib <= usable_mib,
             f"{allocation.memory_mib} of {usable_mib} MiB are reserved on {allocation.node}",
         )
         vcpus = int(host.vcpus * self._policy.vcpu_overcommit)
-        self._require(
+        self.require(
             allocation.vcpus <= vcpus, f"{allocation.vcpus} of {vcpus} vCPUs are reserved on {allocation.node}"
         )
 
-    def _require(self, holds: bool, otherwise: str) -> None:
+    def require(self, holds: bool, otherwise: str) -> None:
+        """Something is forbidden unless `holds`."""
         if holds:
             return
         self._tell(f"VIOLATION: {otherwise}")

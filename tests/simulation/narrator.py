@@ -8,7 +8,7 @@ from leeward import keys
 from leeward.store.memory import MemoryStore
 from leeward.store.port import Change
 from leeward_controller.adapters.convert_state import StateCodec
-from leeward_controller.domain.cluster import Brake, Controller
+from leeward_controller.domain.cluster import Brake, Controller, Disarm
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeDuty
 from leeward_controller.domain.operation import Operation
@@ -129,6 +129,14 @@ class Narrator:
                 return [f"{before.node}: the proof for boot {before.boot_id} is dropped"]
             case None, Brake():
                 return [f"brake: {after.reason}"]
+            case Brake(), Brake(release=word) if word is not None and before.release is None:
+                return [f"brake released by {word.released_by}: {word.reason}"]
+            case Brake(), Brake() if before.holds is not after.holds or before.unwell is not after.unwell:
+                return [f"brake{'' if after.holds else ' released still'}: {after.reason}"]
+            case _, Disarm():
+                return [f"failover is disarmed by {after.disarmed_by}: {after.reason}"]
+            case Disarm(), None:
+                return ["failover is armed"]
             case Brake(), None:
                 return ["brake released"]
             case None, Controller():

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from leeward import keys
 from leeward.agent.types import DiskFormat, ImageFile, Nic
@@ -19,7 +19,7 @@ from leeward_controller.domain.node_operation import OnFailure
 from leeward_controller.domain.operation import Arguments, CreateArguments, Operation, OperationType
 from leeward_controller.operations.submit import Requester
 from leeward_controller.ports import Fence
-from leeward_controller.records import ALLOCATIONS, INSTANCES, NODES, OPERATIONS, Commit, Kind
+from leeward_controller.records import ALLOCATIONS, BRAKE, INSTANCES, NODES, OPERATIONS, Commit, Kind
 from leeward_controller.services.everything import Services
 from leeward_controller.services.instances import Target
 from leeward_lab.simulated.cluster import POOL_ID, SimulatedCluster, SimulatedController
@@ -73,6 +73,7 @@ class Story:
         self._decimals = decimals
         self._began_s = 0.0
         self._telling: asyncio.Task[None] | None = None
+        self._decoded: dict[str, tuple[int, object]] = {}
 
     @property
     def now_s(self) -> float:
@@ -185,9 +186,11 @@ class Story:
         name: str,
         *,
         node: str = "",
+        pool_id: str = POOL_ID,
         memory_mib: int = 1024,
         labels: dict[str, str] | None = None,
         through: SimulatedController | None = None,
+        requester: Requester = ALICE,
     ) -> Operation:
         """Ask for an instance."""
         now = self.clock.now()
@@ -202,18 +205,24 @@ class Story:
             image=IMAGE,
             image_digest=DIGEST,
             image_format=DiskFormat.RAW,
-            pool_id=POOL_ID,
+            pool_id=pool_id,
             nics=(Nic("52:54:00:00:00:01"),),
             create_time=now,
             update_time=now,
-            created_by=ALICE.principal,
+            created_by=requester.principal,
             labels=labels or {},
         )
         self.narrator.names[instance.uid] = name
-        return await core.submitter.create(instance, CreateArguments(node=node), ALICE)
+        return await core.submitter.create(instance, CreateArguments(node=node), requester)
 
     async def submit(
-        self, name: str, wanted: OperationType, arguments: Arguments, *, through: SimulatedController | None = None
+        self,
+        name: str,
+        wanted: OperationType,
+        arguments: Arguments,
+        *,
+        through: SimulatedController | None = None,
+        requester: Requester = ALICE,
     ) -> Operation:
         """Ask for an operation on an instance. Raises NotFound, and what the submitter raises."""
         core = (through or self.core()).core
@@ -221,7 +230,7 @@ class Story:
         stored = await core.records.get(INSTANCES, keys.instance(f"projects/p/instances/{name}"))
         if stored is None:
             raise NotFound.named(f"projects/p/instances/{name}")
-        return await core.submitter.submit(stored, wanted, arguments, ALICE)
+        return await core.submitter.submit(stored, wanted, arguments, requester)
 
     async def drain(
         self, node: str, *, parallelism: int = 0, through: SimulatedController | None = None, **wishes: Any
@@ -271,8 +280,8 @@ class Story:
         return self._operation(keys.operation(operation_id))
 
     def braked(self) -> bool:
-        """Whether the brake on evacuation is on."""
-        return keys.BRAKE in self.stored_keys(keys.BRAKE)
+        """Whether the brake on evacuation is on, and not released."""
+        return any(brake.holds for brake in self.all_of(BRAKE))
 
     def has_instance(self, name: str) -> bool:
         """Whether there is a record of it."""
@@ -285,7 +294,15 @@ class Story:
 
     def all_of(self, kind: Kind[T]) -> list[T]:
         """All records of a kind in the store."""
-        return [StateCodec().decode(kind.type, found.value) for found in self._list(kind.prefix)]
+        return [self._decoded_of(kind, found) for found in self._list(kind.prefix)]
+
+    def _decoded_of(self, kind: Kind[T], found: KeyValue) -> T:
+        """Decoded once for each version, since it is asked for again and again."""
+        revision, value = self._decoded.get(found.key, (0, None))
+        if revision != found.mod_revision:
+            value = StateCodec().decode(kind.type, found.value)
+            self._decoded[found.key] = found.mod_revision, value
+        return cast(T, value)
 
     def _list(self, prefix: str) -> tuple[KeyValue, ...]:
         """The in-memory store answers without suspending, so one step of the coroutine is all of it."""

@@ -1,7 +1,6 @@
 """Random work and random faults on a simulated cluster, all from one seed.
 
-`python -m tests.simulation.swarm --seeds 200` runs seeds 0 to 199, `--seed 7` runs one and tells its whole story. The
-first seed that breaks something ends it, with the command that replays it.
+`python -m tests.simulation.swarm --seed 7` runs one and tells its whole story; `tests.simulation.many` runs many.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import itertools
 import logging
 import random
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from tests.simulation.clients import Clients
 from tests.simulation.faults import End, Faults
 from tests.simulation.invariants import Broken
 from tests.simulation.story import ALICE, Story
+from tests.simulation.tally import Counting, Tally
 from tests.simulation.weather import Climate
 
 CHAOS_S = 240.0
@@ -45,6 +44,8 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     error: BaseException | None = None
     settled_s: float = 0.0
+    simulated_s: float = 0.0
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def trace(self) -> str:
@@ -78,8 +79,11 @@ class Swarm:
             clocks=clocks,
             wrap_store=climate.wrap_store,
             agent_hooks=climate.agent_hook,
-            node_memory_mib=8192,
+            repeats=climate.repeats,
+            node_memory_mib=self._rng.choice([4608, 8192]),
         )
+        self.counting = Counting()
+        self.story.narrator.listen(self.counting.on_record)
         self._climate = climate
         self._faults = Faults(self.story, climate, draw("faults"))
         self._clients = Clients(self.story, draw("clients"))
@@ -91,7 +95,8 @@ class Swarm:
     async def run(self) -> float:
         """Work and faults, then calm; returns how long it took to settle. Raises Broken, AssertionError."""
         story = self.story
-        await story.begin()
+        self._faults.bmcs.draw(sorted(story.cluster.nodes))
+        await story.begin(fence=self._faults.bmcs)
         story.begin_counting()
         until_s = story.now_s + CHAOS_S
         working = asyncio.ensure_future(self._work(until_s))
@@ -119,6 +124,7 @@ class Swarm:
             return
         number = next(self._number)
         self.story.tell(f"fault {number}: {begun.story}")
+        self.counting.fault(self._faults.drawn)
         self._open[number] = (begun.story, begun.end)
         task = asyncio.ensure_future(self._end_in_time(number, self._duration_s()))
         self._ending[task] = None
@@ -143,6 +149,8 @@ class Swarm:
         for number in list(self._open):
             await self._end(number)
         self._climate.clear()
+        self._faults.bmcs.modes.clear()
+        await self._faults.power_on_all()
 
     async def _settle(self) -> None:
         """Wait, as an operator who lets returned nodes work again, until nothing is open; then it must stay so."""
@@ -182,9 +190,10 @@ class Swarm:
         ]
         if len(kills) == self._guard_kills:
             return
-        self._guard_kills = len(kills)
-        for at_s, node, uid in kills:
+        self.counting.total("guests killed by a guard", len(kills) - self._guard_kills)
+        for at_s, node, uid in kills[self._guard_kills :]:
             self._check_guard(node, uid, self.story.now_s - at_s)
+        self._guard_kills = len(kills)
 
     def _check_guard(self, node: str, uid: str, ago_s: float) -> None:
         """A guard kills only where the agent was gone, or both heartbeats were disturbed."""
@@ -201,11 +210,13 @@ def run_seed(seed: int) -> Outcome:
 
     async def main() -> None:
         swarm = Swarm(seed)
-        outcome.lines = swarm.story.lines
+        outcome.lines, outcome.tally = swarm.story.lines, swarm.counting.tally
         try:
             outcome.settled_s = await swarm.run()
         except Exception as error:  # noqa: BLE001  Whatever it is, the seed has failed by it.
             outcome.error = error
+        outcome.simulated_s = swarm.story.now_s
+        swarm.counting.on_log(outcome.lines)
 
     try:
         run_virtually(main)
@@ -218,39 +229,14 @@ def run_seed(seed: int) -> Outcome:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.swarm", description=__doc__)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", type=int, default=100, metavar="N", help="run seeds 0 to N-1")
-    which.add_argument("--seed", type=int, metavar="K", help="run this one, and print its log")
-    parser.add_argument("--first", type=int, default=0, metavar="K", help="begin --seeds at K")
-    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
+    parser.add_argument("--seed", type=int, required=True, metavar="K", help="run this one, and print its log")
     options = parser.parse_args()
     quiet()
-    if options.seed is not None:
-        outcome = run_seed(options.seed)
-        print("\n".join(outcome.lines))
-        print(f"trace {outcome.trace}, settled after {outcome.settled_s:.1f} s" if outcome.error is None else "")
-        if outcome.error is not None:
-            sys.exit(outcome.story(lines=0))
-        return
-    sys.exit(1 if _run_many(range(options.first, options.first + options.seeds), options.keep_going) else 0)
-
-
-def _run_many(seeds: range, keep_going: bool) -> int:
-    failed = []
-    began_s = time.monotonic()
-    for seed in seeds:
-        outcome = run_seed(seed)
-        if outcome.error is not None:
-            failed.append(seed)
-            told = outcome.story() if not keep_going else f"seed {seed}: {type(outcome.error).__name__}"
-            print(f"{told}: {str(outcome.error)[:300]}" if keep_going else told, flush=True)
-            if not keep_going:
-                break
-    passed = len(seeds) - len(failed) if keep_going or not failed else failed[0] - seeds.start
-    print(f"{passed} seeds passed, {len(failed)} failed, {time.monotonic() - began_s:.1f} s", flush=True)
-    if failed:
-        print("replay with:", *(f"make simulation SEED={seed}" for seed in failed), sep="\n  ")
-    return len(failed)
+    outcome = run_seed(options.seed)
+    print("\n".join(outcome.lines))
+    if outcome.error is not None:
+        sys.exit(outcome.story(lines=0))
+    print(f"trace {outcome.trace}, settled after {outcome.settled_s:.1f} s")
 
 
 def quiet() -> None:

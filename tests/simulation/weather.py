@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,6 +13,18 @@ from leeward.errors import AgentIndefinite, AgentUnavailable, LeaseNotFound, Sto
 from leeward.store.port import Condition, KeyValue, Mutation, Range, Store, Transaction, WatchBatch
 
 T = TypeVar("T")
+
+_REPEATED = frozenset(
+    {
+        "claim_run_epoch",
+        "create_disk",
+        "delete_disk",
+        "reboot_guest",
+        "remove_guest",
+        "start_guest",
+        "stop_guest",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -24,18 +37,13 @@ class Weather:
     loses: float = 0.0
     late: float = 0.0
     delay_s: float = 0.0
+    repeats: float = 0.0  # Of calls to agents, the share that arrives once more, later.
     stalled: bool = False  # Watches tell nothing meanwhile.
-    held: bool = False  # Nothing at all goes on: the caller's process is stopped.
 
     def clear(self) -> None:
         """Fair again."""
-        self.fails = self.loses = self.late = self.delay_s = 0.0
-        self.stalled = self.held = False
-
-    async def pass_hold(self, clock: Clock) -> None:
-        """Wait while the caller is stopped."""
-        while self.held:
-            await clock.sleep(0.1)
+        self.fails = self.loses = self.late = self.delay_s = self.repeats = 0.0
+        self.stalled = False
 
 
 @dataclass(slots=True)
@@ -65,11 +73,17 @@ class Climate:
         return WeatheredStore(store, self.at_store(name), rng=self.rng, clock=self.clock)
 
     def agent_hook(self, controller: str) -> Callable[[str, str], Awaitable[None]]:
-        """The hook around a controller's calls to agents."""
-        return lambda node, method: self._on_agent(controller, node, method)
+        """The hook around a controller's calls to agents, which all have the same to bear."""
+        return self._on_agent
 
-    async def _on_agent(self, controller: str, node: str, method: str) -> None:
-        await self.at_store(controller).pass_hold(self.clock)
+    def repeats(self, node: str, method: str) -> float | None:
+        """After how many seconds a call arrives at the agent once more, if it does."""
+        weather = self.agents.get(node)
+        if weather is None or not weather.repeats or method not in _REPEATED:
+            return None
+        return self.rng.uniform(0.01, 6.0) if self.rng.random() < weather.repeats else None
+
+    async def _on_agent(self, node: str, method: str) -> None:
         weather = self.at_agent(node)
         if weather.delay_s:
             await self.clock.sleep(self.rng.uniform(0.0, weather.delay_s))
@@ -124,7 +138,7 @@ class WeatheredStore:
 
     async def _in_time(self, batches: AsyncIterator[WatchBatch]) -> AsyncIterator[WatchBatch]:
         async for batch in batches:
-            while self._weather.stalled or self._weather.held:
+            while self._weather.stalled:
                 await self._clock.sleep(0.1)
             await self._pass()
             yield batch
@@ -134,7 +148,6 @@ class WeatheredStore:
         return await self._back(await self._store.grant_lease(ttl_s))
 
     async def keep_alive(self, lease_id: int, *, deadline_s: float = 1.0) -> float:
-        await self._weather.pass_hold(self._clock)  # Deadlines do not pass either, for a process that is stopped.
         try:
             async with asyncio.timeout(deadline_s):
                 await self._there()
@@ -165,7 +178,6 @@ class WeatheredStore:
         return answer
 
     async def _pass(self) -> None:
-        await self._weather.pass_hold(self._clock)
         if self._weather.delay_s:
             await self._clock.sleep(self._rng.uniform(0.0, self._weather.delay_s))
 
@@ -180,6 +192,7 @@ class WeatheredStore:
             except (LeaseNotFound, StoreUnavailable):
                 return  # Nobody waits for it any more.
 
-        task = asyncio.ensure_future(later())
+        # In no caller's context: it is on its way, even if its sender is stopped.
+        task = asyncio.get_running_loop().create_task(later(), context=Context())
         self._late[task] = None
         task.add_done_callback(lambda done: self._late.pop(done, None))

@@ -22,7 +22,8 @@ from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.hypervisors.simulated.guest import SimulatedTiming
 from leeward_agent.hypervisors.simulated.host import SimulatedWorld
 from leeward_agent.ports import MigrationRoute, MigrationTransport
-from leeward_agent.reconcile import DirectoryQuarantine, Reconciler
+from leeward_agent.quarantine import DirectoryQuarantine
+from leeward_agent.reconcile import Reconciler
 from leeward_agent.server import AgentServer
 from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents, PoolFault
 from leeward_agent.tunnel_server import TunnelServer
@@ -117,6 +118,7 @@ class AgentHost:
             vitals=self.vitals,
             routes=DirectRoutes(lab.hosts),
             peers=DirectPeers(lab.hosts),
+            quarantine=DirectoryQuarantine(self.quarantine, ids=lab.ids),
             clock=lab.clock,
         )
         self._life.push_async_callback(self.agent.drain, 1)
@@ -167,8 +169,7 @@ class AgentHost:
 
     def reconciler(self) -> Reconciler:
         """Reconciles when told to."""
-        quarantine = DirectoryQuarantine(self.quarantine, ids=self._lab.ids)
-        return self.agent.reconciler(quarantine, interval_s=3600)
+        return self.agent.reconciler(interval_s=3600)
 
     @property
     def quarantine(self) -> Path:

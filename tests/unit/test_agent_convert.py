@@ -1,6 +1,7 @@
 """Values of the agent API survive the wire, whatever they hold."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -31,6 +32,7 @@ from leeward.agent.types import (
     PoolKind,
     PoolReport,
     PoolSource,
+    PutAside,
     RescueImage,
     SlotObservation,
     SnapshotFile,
@@ -95,6 +97,7 @@ PAIRS = [
     (PoolInventory, pb.PoolInventory),
     (PoolReport, pb.PoolReport),
     (PoolSource, pb.PoolSource),
+    (PutAside, pb.PutAside),
     (RescueImage, pb.RescueImage),
     (SlotObservation, pb.SlotObservation),
     (SnapshotFile, pb.SnapshotFile),
@@ -123,6 +126,7 @@ def test_inventory_and_snapshot_survive() -> None:
         guests=(GuestStatus("one", "n", GuestState.STOPPED, StopCause.FENCED, 3, migrating=True),),
         sockets=("one",),
         console_logs=("one", "two"),
+        put_aside=(PutAside("one", "n", 3, "host-b", datetime(2026, 1, 1, 12, tzinfo=UTC)),),
     )
     assert convert.inventory_from_wire(convert.inventory_to_wire(inventory)) == inventory
     snapshot = SnapshotFile(ImageFile("d" * 64, 1, 2, DiskFormat.QCOW2), quiesced=True)

@@ -1,9 +1,11 @@
 """Who is dead, and what follows: failover's decisions as pure values."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
+from leeward_controller.domain.cluster import Brake
 from leeward_controller.domain.node import NodeCondition, ProofKind
 from leeward_controller.failover.decide import decide
 from leeward_controller.failover.model import (
@@ -44,8 +46,8 @@ HEALTHY = NodeSnapshot(
 OTHERS = tuple(replace(HEALTHY, node=f"host-{letter}") for letter in "bcd")
 
 
-def decisions_for(node: NodeSnapshot, *, unwell: str = "", braked: bool = False) -> list[Decision]:
-    snapshot = ClusterSnapshot((node, *OTHERS), (), unwell, braked)
+def decisions_for(node: NodeSnapshot, *, unwell: str = "", brake: Brake | None = None) -> list[Decision]:
+    snapshot = ClusterSnapshot((node, *OTHERS), (), unwell, brake)
     return decide(snapshot, timing=Timing(), brake=BrakePolicy())
 
 
@@ -88,8 +90,30 @@ def test_a_new_leader_grants_a_missing_node_its_ttl_before_it_acts() -> None:
 
 
 def test_silence_proves_nothing_without_an_armed_guard_or_an_observer() -> None:
-    assert decisions_for(fencing(600.0, silent(600.0), guard_armed=False)) == []
-    assert decisions_for(fencing(600.0, None)) == []
+    for node in (fencing(600.0, silent(600.0), guard_armed=False), fencing(600.0, None)):
+        (told,) = decisions_for(node)
+        assert isinstance(told, SetCondition)
+        assert told.condition is _C.FENCING
+        assert "attest-fenced host-a" in told.reason
+        assert decisions_for(replace(node, reason=told.reason)) == []
+
+
+def test_help_is_asked_for_only_when_no_proof_will_come_by_itself() -> None:
+    unguarded = fencing(600.0, silent(600.0), guard_armed=False, can_power_off=True, powering_off=True)
+    assert decisions_for(unguarded) == []
+    (told,) = decisions_for(replace(unguarded, power_trouble="connection refused"))
+    assert isinstance(told, SetCondition)
+    assert "connection refused" in told.reason
+    assert decisions_for(fencing(3.0, None)) == []
+    assert decisions_for(fencing(3.0, silent(4.0))) == []
+
+
+def test_a_proof_by_silence_tells_why_the_power_could_not_be_cut() -> None:
+    node = fencing(9.0, silent(9.0), can_power_off=True, powering_off=True, power_trouble="wrong password")
+    (proof,) = decisions_for(node)
+    assert isinstance(proof, RecordProof)
+    assert proof.kind is ProofKind.SILENCE
+    assert "wrong password" in proof.evidence
 
 
 def test_power_is_cut_once_when_a_device_is_there() -> None:
@@ -98,10 +122,20 @@ def test_power_is_cut_once_when_a_device_is_there() -> None:
     assert decisions_for(replace(node, powering_off=True)) == []
 
 
-def test_a_slot_written_by_another_boot_proves_the_old_one_over() -> None:
-    (decision,) = decisions_for(fencing(0.1, silent(0.1, boot_id="boot-2")))
+def test_a_slot_that_goes_on_beating_in_another_boot_proves_the_old_one_over() -> None:
+    node = fencing(7.0, silent(0.1, boot_id="boot-2"))
+    assert decisions_for(replace(node, other_boot_s=4.9)) == []
+    (decision,) = decisions_for(replace(node, other_boot_s=5.0))
     assert isinstance(decision, RecordProof)
     assert decision.kind is ProofKind.NEW_BOOT
+
+
+def test_what_an_earlier_boot_left_in_the_slot_proves_nothing_of_the_later_one() -> None:
+    assert decisions_for(fencing(0.1, silent(3.0, boot_id="boot-0"))) == []
+    (decision,) = decisions_for(fencing(6.0, silent(6.0, boot_id="boot-0")))
+    assert isinstance(decision, RecordProof)
+    assert decision.kind is ProofKind.SILENCE
+    assert decisions_for(fencing(0.1, silent(6.0, boot_id="boot-0"))) == []
 
 
 def test_a_node_that_was_only_away_is_ready_again_and_its_guests_are_left_alone() -> None:
@@ -153,7 +187,7 @@ def test_many_nodes_dead_at_once_pull_the_brake_and_nothing_is_moved() -> None:
         replace(fencing(9.0, silent(9.0), proof=ProofKind.SILENCE, waiting=("guest",)), node=f"host-{letter}")
         for letter in "ab"
     )
-    snapshot = ClusterSnapshot((*dead, *OTHERS[1:]), (), "", braked=False)
+    snapshot = ClusterSnapshot((*dead, *OTHERS[1:]), (), "")
     found = decide(snapshot, timing=Timing(), brake=BrakePolicy())
     assert any(isinstance(d, PullBrake) and d.nodes == ("host-a", "host-b") for d in found)
     assert not any(isinstance(d, Evacuate) for d in found)
@@ -163,6 +197,6 @@ def test_a_store_that_was_unwell_brakes_until_it_has_been_well() -> None:
     fenced = fencing(9.0, silent(9.0), proof=ProofKind.SILENCE, condition=_C.FENCED, waiting=("one",))
     (brake,) = decisions_for(fenced, unwell="the store could not be reached 1.0 s ago")
     assert isinstance(brake, PullBrake)
-    release, evacuate = decisions_for(fenced, braked=True)
+    release, evacuate = decisions_for(fenced, brake=Brake("", (), datetime(2026, 1, 1, tzinfo=UTC), unwell=True))
     assert isinstance(release, ReleaseBrake)
     assert isinstance(evacuate, Evacuate)

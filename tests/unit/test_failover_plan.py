@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from leeward.agent.types import DiskFormat
-from leeward_controller.domain.instance import Instance, InstanceState, Resources
+from leeward_controller.domain.instance import Instance, InstanceState, Resources, RestartPriority
 from leeward_controller.domain.node import NodeAllocation, NodeCondition
 from leeward_controller.failover.plan import FailoverPlan, plan_failover
 from leeward_controller.scheduler.placement import Candidate, CandidatePool, PlacementPolicy, PlacementRequest
@@ -71,6 +71,14 @@ def test_the_one_too_many_is_named_with_what_each_node_lacks() -> None:
     assert "nodes/host-b: 0 of 2048 MiB memory are free, 1024 are asked for" in last.reason
     assert "nodes/host-c" in last.reason
     assert "nodes/host-a" not in last.reason
+
+
+def test_those_of_a_higher_priority_are_placed_first() -> None:
+    first = replace(_web(5), restart_priority=RestartPriority.HIGHEST)
+    plan = _plan(*(_web(number) for number in range(1, 5)), first)
+    assert [each.instance[-1] for each in plan.placements] == ["5", "1", "2", "3", "4"]
+    assert plan.placements[0].node
+    assert not plan.placements[-1].node
 
 
 def test_what_failover_leaves_alone_does_not_count_against_the_cluster() -> None:

@@ -61,7 +61,7 @@ SNAPSHOT = NodeSnapshot(
 
 
 def _decided(*nodes: NodeSnapshot) -> list[Decision]:
-    return decide(ClusterSnapshot(nodes, (), "", False), timing=Timing(), brake=BrakePolicy())
+    return decide(ClusterSnapshot(nodes, (), ""), timing=Timing(), brake=BrakePolicy())
 
 
 def test_whatever_failover_sees_it_only_decides_what_the_table_allows() -> None:

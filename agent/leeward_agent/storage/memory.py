@@ -14,6 +14,9 @@ __all__ = ["MemoryPool", "MemoryPoolContents", "PoolFault"]
 class MemoryPool(MemoryTransfer):
     """A `Pool` as one node sees it. `hook(node, method)` runs before each call: it may delay it or raise."""
 
+    _slots: tuple[Slot, ...] = ()  # As read last, and when.
+    _slots_read_s = float("-inf")
+
     async def report(self) -> PoolReport:
         contents, kind = self._contents, PoolKind.DIRECTORY
         try:
@@ -45,7 +48,11 @@ class MemoryPool(MemoryTransfer):
 
     async def read_slots(self) -> tuple[Slot, ...]:
         await self._reach("read_slots")
-        return tuple(slot for _, slot in sorted(self._contents.slots.items()))
+        now_s, stale_s = self._clock.monotonic_s(), self._contents.stale_s.get(self._node, 0.0)
+        if now_s - self._slots_read_s >= stale_s:
+            self._slots_read_s = now_s
+            self._slots = tuple(slot for _, slot in sorted(self._contents.slots.items()))
+        return self._slots
 
     async def write_pill(self, pill: Pill) -> None:
         checked_node(pill.node)

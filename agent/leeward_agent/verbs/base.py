@@ -12,6 +12,7 @@ from leeward_agent.guest_events import GuestEvents
 from leeward_agent.migration import Migrations
 from leeward_agent.ports import Claims, Hypervisor, Peers, Routes, Vitals
 from leeward_agent.power import Power, in_memory
+from leeward_agent.quarantine import Quarantine
 from leeward_agent.storage.port import Pool
 from leeward_agent.turns import Turns
 
@@ -47,6 +48,7 @@ class Verbs:
         vitals: Vitals,
         routes: Routes,
         peers: Peers,
+        quarantine: Quarantine,
         clock: Clock,
     ) -> None:
         self._identity = identity
@@ -54,6 +56,7 @@ class Verbs:
         self._pools = {pool.pool_id: pool for pool in pools}
         self._vitals = vitals
         self._peers = peers
+        self._quarantine = quarantine
         self._clock = clock
         self._events = GuestEvents(hypervisor, clock=clock)
         self._power = Power(hypervisor, clock=clock)

@@ -17,4 +17,5 @@ class InventoryVerbs(Verbs):
         guests = await self._hypervisor.list_guests()
         sockets = await self._consoles.sockets()
         logs = await self._consoles.quiet_logs(since=self._clock.now() - _OVERDUE)
-        return Inventory(pools=pools, guests=guests, sockets=sockets, console_logs=logs)
+        put_aside = await self._quarantine.kept()
+        return Inventory(pools=pools, guests=guests, sockets=sockets, console_logs=logs, put_aside=put_aside)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 SHA256_HEX_LENGTH = 64
@@ -329,6 +330,17 @@ class PoolInventory:
 
 
 @dataclass(frozen=True, slots=True)
+class PutAside:
+    """A guest that a host held although the right to run it had moved to `holder`: ended, and its definition kept."""
+
+    uid: str
+    name: str
+    run_epoch: int
+    holder: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """All that one host holds: its pools, the guests its hypervisor knows, and what lies in the agent's own folders.
 
@@ -340,6 +352,7 @@ class Inventory:
     guests: tuple[GuestStatus, ...]
     sockets: tuple[str, ...]
     console_logs: tuple[str, ...]
+    put_aside: tuple[PutAside, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from leeward.cli.describe import enum_text, time_text
+from leeward.cli.describe import enum_text, seconds_of, time_text
 from leeward.cli.names import short
 from leeward.cli.units import age_text, duration_text, size_text
 from leeward.client.operations import metadata_of
 from leeward.clock import SystemClock
+from leeward.v1.admin_service_pb2 import Leftover
 from leeward.v1.backup_policy_pb2 import BackupPolicy
+from leeward.v1.failover_pb2 import Failover
 from leeward.v1.flavor_pb2 import Flavor
 from leeward.v1.group_pb2 import Group
 from leeward.v1.image_pb2 import DiskFormat, Image
@@ -27,8 +29,8 @@ _DIGEST_CHARACTERS = 12
 
 
 def name_of(item: Message) -> str:
-    """The resource name of an item; for an event, that of its operation."""
-    return str(getattr(item, "name", "") or getattr(item, "operation", ""))
+    """The resource name of an item; for an event, that of its operation; for a leftover, the guest's uid."""
+    return str(getattr(item, "name", "") or getattr(item, "operation", "") or getattr(item, "instance_uid", ""))
 
 
 def headers_of(item: Message) -> tuple[str, ...]:
@@ -61,6 +63,16 @@ def condition_text(node: Node) -> str:
     return enum_text(Node.Condition.DESCRIPTOR, node.condition)
 
 
+def failover_state(failover: Failover) -> str:
+    """How far a failover is, or how it ended: `RECOVERED`."""
+    return enum_text(Failover.State.DESCRIPTOR, failover.state)
+
+
+def failover_proof(failover: Failover) -> str:
+    """How it is known that the node runs nothing: `SILENCE`; empty when it is not."""
+    return enum_text(FenceProofKind.DESCRIPTOR, failover.proof_kind)
+
+
 Name = Callable[[str], str]
 
 
@@ -78,6 +90,13 @@ def _instance(item: Instance, name: Name) -> tuple[str, ...]:
     )
 
 
+def _why(item: Node) -> str:
+    """Why a node is what it is; what operators want of it comes first, and hides only that all is well."""
+    if item.cordon_reason and item.condition == Node.CONDITION_READY:
+        return item.cordon_reason
+    return "; ".join(filter(None, (item.cordon_reason, item.condition_reason)))
+
+
 def _node(item: Node, name: Name) -> tuple[str, ...]:
     return (
         name(item.name),
@@ -89,7 +108,7 @@ def _node(item: Node, name: Name) -> tuple[str, ...]:
         "armed" if item.guard_armed else "no",
         item.hypervisor,
         short(item.current_operation),
-        item.cordon_reason or item.condition_reason,
+        _why(item),
     )
 
 
@@ -100,6 +119,26 @@ def _proof(item: FenceProof, name: Name) -> tuple[str, ...]:
         time_text(item.proof_time),
         item.boot_id,
         item.evidence,
+    )
+
+
+def _failover(item: Failover, name: Name) -> tuple[str, ...]:
+    def seconds(field: str) -> str:
+        return duration_text(seconds_of(getattr(item, field))) if item.HasField(field) else ""  # type: ignore[arg-type]
+
+    troubled = item.failed_count + item.no_place_count + item.waiting_count
+    return (
+        name(item.name),
+        name(item.node),
+        "drill" if item.kind == Failover.KIND_DRILL else "",
+        failover_state(item),
+        time_text(item.begin_time),
+        failover_proof(item),
+        seconds("proof_duration"),
+        f"{item.restarted_count}/{item.to_restart_count}" if item.restarted_count or item.to_restart_count else "",
+        seconds("first_restart_duration"),
+        seconds("last_restart_duration"),
+        str(troubled) if troubled else "",
     )
 
 
@@ -186,6 +225,16 @@ def _event(item: InstanceEvent, name: Name) -> tuple[str, ...]:
     )
 
 
+def _leftover(item: Leftover, name: Name) -> tuple[str, ...]:
+    return (
+        name(item.instance) or item.instance_uid,
+        enum_text(Leftover.Kind.DESCRIPTOR, item.kind).lower().replace("_", " "),
+        (short(item.current_node) or "no node") if item.instance_exists else "deleted",
+        item.explanation,
+        item.fate,
+    )
+
+
 _TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any, Name], tuple[str, ...]]]] = {
     Instance.DESCRIPTOR.full_name: (
         ("NAME", "STATE", "NODE", "FLAVOR", "IMAGE", "OPERATION", "AGE", "LOCKED", "FAULT"),
@@ -207,6 +256,23 @@ _TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any, Name], tuple[str, ...]]
         _node,
     ),
     FenceProof.DESCRIPTOR.full_name: (("NODE", "PROOF", "TIME", "BOOT", "EVIDENCE"), _proof),
+    Failover.DESCRIPTOR.full_name: (
+        (
+            "FAILOVER",
+            "NODE",
+            "KIND",
+            "STATE",
+            "BEGAN",
+            "PROOF",
+            "PROVED IN",
+            "RESTARTED",
+            "FIRST IN",
+            "LAST IN",
+            "WAITING",
+        ),
+        _failover,
+    ),
+    Leftover.DESCRIPTOR.full_name: (("INSTANCE", "LEFT", "NOW ON", "WHAT THERE IS", "ONCE RELEASED"), _leftover),
     PlannedPlacement.DESCRIPTOR.full_name: (("INSTANCE", "WOULD GO TO", "BECAUSE"), _planned),
     Image.DESCRIPTOR.full_name: (
         ("NAME", "FORMAT", "SIZE", "DISK", "NEEDS", "SHA-256", "POOLS", "AGE"),

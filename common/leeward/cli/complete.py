@@ -37,6 +37,15 @@ def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
     return _matching(ctx, incomplete, names)
 
 
+def failovers(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The failovers that begin so."""
+
+    async def names(session: Session) -> list[str]:
+        return [each.name for each in (await session.client.list_failovers()).items]
+
+    return _matching(ctx, incomplete, names)
+
+
 def backup_policies(ctx: typer.Context, incomplete: str) -> list[str]:
     """The backup policies of the chosen project that begin so."""
 

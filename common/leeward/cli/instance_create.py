@@ -29,6 +29,16 @@ class StorageKind(StrEnum):
     LOCAL = "local"  # One of its node alone.
 
 
+class Priority(StrEnum):
+    """Before or after which others an instance is started again when its node has died."""
+
+    HIGHEST = "highest"  # Before all others: what they need to come up.
+    HIGH = "high"  # Before most.
+    MEDIUM = "medium"  # As most are.
+    LOW = "low"  # After most.
+    LOWEST = "lowest"  # After all others.
+
+
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="INSTANCE", help="Its name: a-z, 0-9 and '-'.")],
@@ -70,13 +80,16 @@ def create(
     ] = "",
     group: Annotated[str, typer.Option(metavar="GROUP", help="The group that it is placed with.")] = "",
     restart_on_failure: Annotated[bool, typer.Option(help="Restart it elsewhere when its node dies.")] = True,
+    restart_priority: Annotated[
+        Priority, typer.Option(help="When: each level waits until those above it have settled.")
+    ] = Priority.MEDIUM,
     no_wait: NoWait = False,
     validate_only: ValidateOnly = False,
 ) -> None:
     """Launch an instance and wait until it runs."""
 
     async def begin(session: Session) -> "Operation":
-        from leeward.v1.instance_pb2 import Instance, NetworkInterface, PlacementRules, Storage
+        from leeward.v1.instance_pb2 import Instance, NetworkInterface, PlacementRules, RestartPriority, Storage
         from leeward.v1.instance_service_pb2 import CreateInstanceRequest
 
         full = session.instance(name)
@@ -96,6 +109,7 @@ def create(
             group=group if "/" in group or not group else f"{parent}/groups/{group}",
             cloud_init=_cloud_init(user_data, ssh_key or []),
             restart_on_failure=restart_on_failure,
+            restart_priority=RestartPriority.Value(f"RESTART_PRIORITY_{restart_priority.name}"),
         )
         request = CreateInstanceRequest(
             parent=parent,

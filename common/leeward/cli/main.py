@@ -19,6 +19,7 @@ class _Root(LazyGroup):
     nouns = {  # noqa: RUF012 (never changed)
         "instance": Noun("leeward.cli.instance", "Virtual machines."),
         "node": Noun("leeward.cli.node", "The hosts."),
+        "failover": Noun("leeward.cli.failover", "What is done when nodes die, and the operators' hold on it."),
         "image": Noun("leeward.cli.image", "Disk images to make instances from."),
         "flavor": Noun("leeward.cli.flavor", "The sizes that instances can have."),
         "backup-policy": Noun("leeward.cli.backup_policy", "Backups that are taken by themselves."),

@@ -62,6 +62,13 @@ def flavor(name: str) -> str:
     return full
 
 
+def failover(name: str) -> str:
+    """The failover's resource name. Raises InvalidArgument."""
+    full = name if "/" in name else f"failovers/{name}"
+    names.failover(full, field="failover")
+    return full
+
+
 def operation(name: str) -> str:
     """The operation's resource name. Raises InvalidArgument."""
     full = name if "/" in name else f"operations/{name}"

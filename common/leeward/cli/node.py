@@ -8,6 +8,8 @@ import typer
 from leeward.cli import complete, names
 from leeward.cli.arguments import Etag, Filter, NodeName, NoWait, ValidateOnly, Watch, Yes
 from leeward.cli.context import Format
+from leeward.cli.failover_control import tell_hold
+from leeward.cli.node_leftovers import leftovers, tell_fate
 from leeward.cli.session import Session, call, confirm, follow, operate, say, show_begun
 from leeward.errors import InvalidArgument
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from leeward.v1.node_service_pb2 import EvacuateNodeResponse
 
 app = typer.Typer(name="node", help="The hosts.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(leftovers)
 
 
 @app.command("list")
@@ -36,6 +39,8 @@ def list_(ctx: typer.Context, filter: Filter = "", watch: Watch = False) -> None
             await watch_list(session, fetch, session.client.watch_nodes())
         else:
             output.show_list(await fetch(), session.format)
+            if session.format is Format.TABLE:
+                await tell_hold(session)
 
     call(ctx, work)
 
@@ -90,6 +95,7 @@ def uncordon(
         request = UncordonNodeRequest(
             name=names.node(name), etag=etag, validate_only=validate_only, bring_back=bring_back
         )
+        await tell_fate(session, name)
         node = await session.client.nodes.UncordonNode(request)
         if bring_back and node.current_operation and not validate_only and not no_wait:
             await follow(session, [node.current_operation])

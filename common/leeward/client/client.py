@@ -20,6 +20,7 @@ from leeward.clock import Clock, Ids, RandomIds, SystemClock
 from leeward.errors import DeadlineExceeded, InternalError
 from leeward.v1 import (
     backup_policy_service_pb2,
+    failover_service_pb2,
     flavor_service_pb2,
     group_service_pb2,
     image_service_pb2,
@@ -31,6 +32,8 @@ from leeward.v1 import (
 from leeward.v1.admin_service_pb2_grpc import AdminServiceStub
 from leeward.v1.backup_policy_pb2 import BackupPolicy
 from leeward.v1.backup_policy_service_pb2_grpc import BackupPolicyServiceStub
+from leeward.v1.failover_pb2 import Failover
+from leeward.v1.failover_service_pb2_grpc import FailoverServiceStub
 from leeward.v1.flavor_pb2 import Flavor
 from leeward.v1.flavor_service_pb2_grpc import FlavorServiceStub
 from leeward.v1.group_pb2 import Group
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     # These exist for type checkers only.
     from leeward.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from leeward.v1.backup_policy_service_pb2_grpc import BackupPolicyServiceAsyncStub
+    from leeward.v1.failover_service_pb2_grpc import FailoverServiceAsyncStub
     from leeward.v1.flavor_service_pb2_grpc import FlavorServiceAsyncStub
     from leeward.v1.group_service_pb2_grpc import GroupServiceAsyncStub
     from leeward.v1.image_service_pb2_grpc import ImageServiceAsyncStub
@@ -97,6 +101,7 @@ class Client:
         channel = self._channel.for_stubs()
         self.instances: InstanceServiceAsyncStub = InstanceServiceStub(channel)
         self.nodes: NodeServiceAsyncStub = NodeServiceStub(channel)
+        self.failovers: FailoverServiceAsyncStub = FailoverServiceStub(channel)
         self.images: ImageServiceAsyncStub = ImageServiceStub(channel)
         self.flavors: FlavorServiceAsyncStub = FlavorServiceStub(channel)
         self.groups: GroupServiceAsyncStub = GroupServiceStub(channel)
@@ -128,6 +133,11 @@ class Client:
         """All nodes, by name."""
         request = node_service_pb2.ListNodesRequest(filter=filter, page_size=_PAGE_SIZE)
         return await _all_pages(self.nodes.ListNodes, request, lambda page: page.nodes)
+
+    async def list_failovers(self, *, filter: str = "") -> Listing[Failover]:
+        """The failovers that are kept, oldest first, without their instances."""
+        request = failover_service_pb2.ListFailoversRequest(filter=filter, page_size=_PAGE_SIZE)
+        return await _all_pages(self.failovers.ListFailovers, request, lambda page: page.failovers)
 
     async def list_images(self, parent: str, *, filter: str = "") -> Listing[Image]:
         """The images of `projects/{project}`, or of `projects/-` for all, by name."""

@@ -23,9 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import client_pb2 as google_dot_api_dot_client__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eleeward/v1/admin_service.proto\x12\nleeward.v1\x1a\x17google/api/client.proto\"%\n\x13\x41uditClusterRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"v\n\x14\x41uditClusterResponse\x12*\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x18.leeward.v1.AuditFinding\x12\x32\n\x0funreached_nodes\x18\x02 \x03(\x0b\x32\x19.leeward.v1.UnreachedNode\"-\n\rUnreachedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xde\x06\n\x0c\x41uditFinding\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.leeward.v1.AuditFinding.Kind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x12\n\nrepairable\x18\x05 \x01(\x08\x12\x10\n\x08repaired\x18\x06 \x01(\x08\x12\x0f\n\x07trouble\x18\x07 \x01(\t\"\xb3\x05\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12#\n\x1fKIND_RESERVATION_OF_NO_INSTANCE\x10\x01\x12\"\n\x1eKIND_RESERVATION_ON_WRONG_NODE\x10\x02\x12\"\n\x1eKIND_RESERVATION_OF_WRONG_SIZE\x10\x03\x12%\n!KIND_INSTANCE_WITHOUT_RESERVATION\x10\x04\x12\x19\n\x15KIND_GROUP_MEMBERSHIP\x10\x05\x12 \n\x1cKIND_OPERATION_STILL_CURRENT\x10\x06\x12\x1d\n\x19KIND_GUEST_OF_NO_INSTANCE\x10\x07\x12\x1c\n\x18KIND_GUEST_ON_WRONG_NODE\x10\x08\x12!\n\x1dKIND_DEFINITION_ON_WRONG_NODE\x10\t\x12\x1c\n\x18KIND_GUEST_RUNS_UNWANTED\x10\n\x12\x1a\n\x16KIND_GUEST_NOT_RUNNING\x10\x0b\x12\x1b\n\x17KIND_SOCKET_OF_NO_GUEST\x10\x0c\x12 \n\x1cKIND_CONSOLE_LOG_OF_NO_GUEST\x10\r\x12\x1c\n\x18KIND_DISK_OF_NO_INSTANCE\x10\x0e\x12\x1b\n\x17KIND_DISK_IN_WRONG_POOL\x10\x0f\x12\x1e\n\x1aKIND_INSTANCE_WITHOUT_DISK\x10\x10\x12 \n\x1cKIND_INSTANCE_WITHOUT_MEMORY\x10\x11\x12\x16\n\x12KIND_LEFTOVER_FILE\x10\x12\x12\x18\n\x14KIND_RUN_EPOCH_AHEAD\x10\x13\x12\x1f\n\x1bKIND_IMAGE_FILE_OF_NO_IMAGE\x10\x14\x12\x1b\n\x17KIND_IMAGE_WITHOUT_FILE\x10\x15\x32l\n\x0c\x41\x64minService\x12\\\n\x0c\x41uditCluster\x12\x1f.leeward.v1.AuditClusterRequest\x1a .leeward.v1.AuditClusterResponse\"\t\xda\x41\x06repairB7\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eleeward/v1/admin_service.proto\x12\nleeward.v1\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x13\x41uditClusterRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"v\n\x14\x41uditClusterResponse\x12*\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x18.leeward.v1.AuditFinding\x12\x32\n\x0funreached_nodes\x18\x02 \x03(\x0b\x32\x19.leeward.v1.UnreachedNode\"-\n\rUnreachedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xde\x06\n\x0c\x41uditFinding\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.leeward.v1.AuditFinding.Kind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x12\n\nrepairable\x18\x05 \x01(\x08\x12\x10\n\x08repaired\x18\x06 \x01(\x08\x12\x0f\n\x07trouble\x18\x07 \x01(\t\"\xb3\x05\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12#\n\x1fKIND_RESERVATION_OF_NO_INSTANCE\x10\x01\x12\"\n\x1eKIND_RESERVATION_ON_WRONG_NODE\x10\x02\x12\"\n\x1eKIND_RESERVATION_OF_WRONG_SIZE\x10\x03\x12%\n!KIND_INSTANCE_WITHOUT_RESERVATION\x10\x04\x12\x19\n\x15KIND_GROUP_MEMBERSHIP\x10\x05\x12 \n\x1cKIND_OPERATION_STILL_CURRENT\x10\x06\x12\x1d\n\x19KIND_GUEST_OF_NO_INSTANCE\x10\x07\x12\x1c\n\x18KIND_GUEST_ON_WRONG_NODE\x10\x08\x12!\n\x1dKIND_DEFINITION_ON_WRONG_NODE\x10\t\x12\x1c\n\x18KIND_GUEST_RUNS_UNWANTED\x10\n\x12\x1a\n\x16KIND_GUEST_NOT_RUNNING\x10\x0b\x12\x1b\n\x17KIND_SOCKET_OF_NO_GUEST\x10\x0c\x12 \n\x1cKIND_CONSOLE_LOG_OF_NO_GUEST\x10\r\x12\x1c\n\x18KIND_DISK_OF_NO_INSTANCE\x10\x0e\x12\x1b\n\x17KIND_DISK_IN_WRONG_POOL\x10\x0f\x12\x1e\n\x1aKIND_INSTANCE_WITHOUT_DISK\x10\x10\x12 \n\x1cKIND_INSTANCE_WITHOUT_MEMORY\x10\x11\x12\x16\n\x12KIND_LEFTOVER_FILE\x10\x12\x12\x18\n\x14KIND_RUN_EPOCH_AHEAD\x10\x13\x12\x1f\n\x1bKIND_IMAGE_FILE_OF_NO_IMAGE\x10\x14\x12\x1b\n\x17KIND_IMAGE_WITHOUT_FILE\x10\x15\"\x19\n\x17GetFailoverStateRequest\"\xa0\x01\n\rFailoverState\x12\r\n\x05\x61rmed\x18\x01 \x01(\x08\x12*\n\x06\x64isarm\x18\x02 \x01(\x0b\x32\x1a.leeward.v1.FailoverDisarm\x12(\n\x05\x62rake\x18\x03 \x01(\x0b\x32\x19.leeward.v1.FailoverBrake\x12*\n\x06leader\x18\x04 \x01(\x0b\x32\x1a.leeward.v1.FailoverLeader\"\x97\x01\n\x0e\x46\x61iloverDisarm\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0b\x64isarmed_by\x18\x02 \x01(\t\x12/\n\x0b\x64isarm_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe1\x01\n\rFailoverBrake\x12\x0e\n\x06pulled\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12-\n\tpull_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x05nodes\x18\x04 \x03(\tB\x15\xfa\x41\x12\n\x10leeward.dev/Node\x12\x1a\n\x12\x63ontrollers_unwell\x18\x05 \x01(\x08\x12\x31\n\x07release\x18\x06 \x01(\x0b\x32 .leeward.v1.FailoverBrakeRelease\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"m\n\x14\x46\x61iloverBrakeRelease\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0breleased_by\x18\x02 \x01(\t\x12\x30\n\x0crelease_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x0e\x46\x61iloverLeader\x12\x12\n\ncontroller\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12-\n\tlead_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x15\x44isarmFailoverRequest\x12\x14\n\x06reason\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x02\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"+\n\x12\x41rmFailoverRequest\x12\x15\n\rvalidate_only\x18\x01 \x01(\x08\"P\n\x13ReleaseBrakeRequest\x12\x14\n\x06reason\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"?\n\x14ListLeftoversRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xfa\x41\x12\n\x10leeward.dev/Node\"U\n\x15ListLeftoversResponse\x12\'\n\tleftovers\x18\x01 \x03(\x0b\x32\x14.leeward.v1.Leftover\x12\x13\n\x0bquarantined\x18\x02 \x01(\x08\"\x8b\x03\n\x08Leftover\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.leeward.v1.Leftover.Kind\x12\x14\n\x0cinstance_uid\x18\x02 \x01(\t\x12+\n\x08instance\x18\x03 \x01(\tB\x19\xfa\x41\x16\n\x14leeward.dev/Instance\x12\x17\n\x0finstance_exists\x18\x04 \x01(\x08\x12+\n\x0c\x63urrent_node\x18\x05 \x01(\tB\x15\xfa\x41\x12\n\x10leeward.dev/Node\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t\x12\x0c\n\x04\x66\x61te\x18\x07 \x01(\t\"\xa9\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14KIND_GUEST_IN_MEMORY\x10\x01\x12\x13\n\x0fKIND_DEFINITION\x10\x02\x12\x1d\n\x19KIND_DEFINITION_PUT_ASIDE\x10\x03\x12\x0e\n\nKIND_DISKS\x10\x04\x12\x17\n\x13KIND_CONSOLE_SOCKET\x10\x05\x12\x14\n\x10KIND_CONSOLE_LOG\x10\x06\x32\xa4\x04\n\x0c\x41\x64minService\x12\\\n\x0c\x41uditCluster\x12\x1f.leeward.v1.AuditClusterRequest\x1a .leeward.v1.AuditClusterResponse\"\t\xda\x41\x06repair\x12R\n\x10GetFailoverState\x12#.leeward.v1.GetFailoverStateRequest\x1a\x19.leeward.v1.FailoverState\x12\x62\n\x0e\x44isarmFailover\x12!.leeward.v1.DisarmFailoverRequest\x1a\x19.leeward.v1.FailoverState\"\x12\xda\x41\x0freason,duration\x12H\n\x0b\x41rmFailover\x12\x1e.leeward.v1.ArmFailoverRequest\x1a\x19.leeward.v1.FailoverState\x12U\n\x0cReleaseBrake\x12\x1f.leeward.v1.ReleaseBrakeRequest\x1a\x19.leeward.v1.FailoverState\"\t\xda\x41\x06reason\x12]\n\rListLeftovers\x12 .leeward.v1.ListLeftoversRequest\x1a!.leeward.v1.ListLeftoversResponse\"\x07\xda\x41\x04nameB7\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +37,64 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'leeward.v1.admin_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.leeward.v1P\001Z#leeward.dev/go/leeward/v1;leewardv1'
+  _globals['_FAILOVERBRAKE'].fields_by_name['nodes']._loaded_options = None
+  _globals['_FAILOVERBRAKE'].fields_by_name['nodes']._serialized_options = b'\372A\022\n\020leeward.dev/Node'
+  _globals['_DISARMFAILOVERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_DISARMFAILOVERREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_DISARMFAILOVERREQUEST'].fields_by_name['duration']._loaded_options = None
+  _globals['_DISARMFAILOVERREQUEST'].fields_by_name['duration']._serialized_options = b'\342A\001\002'
+  _globals['_RELEASEBRAKEREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_RELEASEBRAKEREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002'
+  _globals['_LISTLEFTOVERSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_LISTLEFTOVERSREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\022\n\020leeward.dev/Node'
+  _globals['_LEFTOVER'].fields_by_name['instance']._loaded_options = None
+  _globals['_LEFTOVER'].fields_by_name['instance']._serialized_options = b'\372A\026\n\024leeward.dev/Instance'
+  _globals['_LEFTOVER'].fields_by_name['current_node']._loaded_options = None
+  _globals['_LEFTOVER'].fields_by_name['current_node']._serialized_options = b'\372A\022\n\020leeward.dev/Node'
   _globals['_ADMINSERVICE'].methods_by_name['AuditCluster']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['AuditCluster']._serialized_options = b'\332A\006repair'
-  _globals['_AUDITCLUSTERREQUEST']._serialized_start=71
-  _globals['_AUDITCLUSTERREQUEST']._serialized_end=108
-  _globals['_AUDITCLUSTERRESPONSE']._serialized_start=110
-  _globals['_AUDITCLUSTERRESPONSE']._serialized_end=228
-  _globals['_UNREACHEDNODE']._serialized_start=230
-  _globals['_UNREACHEDNODE']._serialized_end=275
-  _globals['_AUDITFINDING']._serialized_start=278
-  _globals['_AUDITFINDING']._serialized_end=1140
-  _globals['_AUDITFINDING_KIND']._serialized_start=449
-  _globals['_AUDITFINDING_KIND']._serialized_end=1140
-  _globals['_ADMINSERVICE']._serialized_start=1142
-  _globals['_ADMINSERVICE']._serialized_end=1250
+  _globals['_ADMINSERVICE'].methods_by_name['DisarmFailover']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['DisarmFailover']._serialized_options = b'\332A\017reason,duration'
+  _globals['_ADMINSERVICE'].methods_by_name['ReleaseBrake']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ReleaseBrake']._serialized_options = b'\332A\006reason'
+  _globals['_ADMINSERVICE'].methods_by_name['ListLeftovers']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListLeftovers']._serialized_options = b'\332A\004name'
+  _globals['_AUDITCLUSTERREQUEST']._serialized_start=196
+  _globals['_AUDITCLUSTERREQUEST']._serialized_end=233
+  _globals['_AUDITCLUSTERRESPONSE']._serialized_start=235
+  _globals['_AUDITCLUSTERRESPONSE']._serialized_end=353
+  _globals['_UNREACHEDNODE']._serialized_start=355
+  _globals['_UNREACHEDNODE']._serialized_end=400
+  _globals['_AUDITFINDING']._serialized_start=403
+  _globals['_AUDITFINDING']._serialized_end=1265
+  _globals['_AUDITFINDING_KIND']._serialized_start=574
+  _globals['_AUDITFINDING_KIND']._serialized_end=1265
+  _globals['_GETFAILOVERSTATEREQUEST']._serialized_start=1267
+  _globals['_GETFAILOVERSTATEREQUEST']._serialized_end=1292
+  _globals['_FAILOVERSTATE']._serialized_start=1295
+  _globals['_FAILOVERSTATE']._serialized_end=1455
+  _globals['_FAILOVERDISARM']._serialized_start=1458
+  _globals['_FAILOVERDISARM']._serialized_end=1609
+  _globals['_FAILOVERBRAKE']._serialized_start=1612
+  _globals['_FAILOVERBRAKE']._serialized_end=1837
+  _globals['_FAILOVERBRAKERELEASE']._serialized_start=1839
+  _globals['_FAILOVERBRAKERELEASE']._serialized_end=1948
+  _globals['_FAILOVERLEADER']._serialized_start=1950
+  _globals['_FAILOVERLEADER']._serialized_end=2050
+  _globals['_DISARMFAILOVERREQUEST']._serialized_start=2052
+  _globals['_DISARMFAILOVERREQUEST']._serialized_end=2171
+  _globals['_ARMFAILOVERREQUEST']._serialized_start=2173
+  _globals['_ARMFAILOVERREQUEST']._serialized_end=2216
+  _globals['_RELEASEBRAKEREQUEST']._serialized_start=2218
+  _globals['_RELEASEBRAKEREQUEST']._serialized_end=2298
+  _globals['_LISTLEFTOVERSREQUEST']._serialized_start=2300
+  _globals['_LISTLEFTOVERSREQUEST']._serialized_end=2363
+  _globals['_LISTLEFTOVERSRESPONSE']._serialized_start=2365
+  _globals['_LISTLEFTOVERSRESPONSE']._serialized_end=2450
+  _globals['_LEFTOVER']._serialized_start=2453
+  _globals['_LEFTOVER']._serialized_end=2848
+  _globals['_LEFTOVER_KIND']._serialized_start=2679
+  _globals['_LEFTOVER_KIND']._serialized_end=2848
+  _globals['_ADMINSERVICE']._serialized_start=2851
+  _globals['_ADMINSERVICE']._serialized_end=3399
 # @@protoc_insertion_point(module_scope)

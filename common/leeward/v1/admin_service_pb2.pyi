@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -241,3 +243,433 @@ class AuditFinding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditFinding: _TypeAlias = AuditFinding  # noqa: Y015
+
+@_typing.final
+class GetFailoverStateRequest(_message.Message):
+    """Asks for all there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFailoverStateRequest: _TypeAlias = GetFailoverStateRequest  # noqa: Y015
+
+@_typing.final
+class FailoverState(_message.Message):
+    """How failover stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARMED_FIELD_NUMBER: _builtins.int
+    DISARM_FIELD_NUMBER: _builtins.int
+    BRAKE_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    armed: _builtins.bool
+    """Whether nodes are fenced and evacuated by themselves, unless the brake holds that."""
+    @_builtins.property
+    def disarm(self) -> Global___FailoverDisarm:
+        """What disarms it; unset while it is armed."""
+
+    @_builtins.property
+    def brake(self) -> Global___FailoverBrake:
+        """The brake; unset while nothing would pull it."""
+
+    @_builtins.property
+    def leader(self) -> Global___FailoverLeader:
+        """Who leads; unset while nobody does."""
+
+    def __init__(
+        self,
+        *,
+        armed: _builtins.bool = ...,
+        disarm: Global___FailoverDisarm | None = ...,
+        brake: Global___FailoverBrake | None = ...,
+        leader: Global___FailoverLeader | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["brake", b"brake", "disarm", b"disarm", "leader", b"leader"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed", b"armed", "brake", b"brake", "disarm", b"disarm", "leader", b"leader"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverState: _TypeAlias = FailoverState  # noqa: Y015
+
+@_typing.final
+class FailoverDisarm(_message.Message):
+    """What disarms failover."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DISARMED_BY_FIELD_NUMBER: _builtins.int
+    DISARM_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, as the operator said."""
+    disarmed_by: _builtins.str
+    """Who disarmed it."""
+    @_builtins.property
+    def disarm_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is armed again by itself."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        disarmed_by: _builtins.str = ...,
+        disarm_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disarm_time", b"disarm_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disarm_time", b"disarm_time", "disarmed_by", b"disarmed_by", "expire_time", b"expire_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverDisarm: _TypeAlias = FailoverDisarm  # noqa: Y015
+
+@_typing.final
+class FailoverBrake(_message.Message):
+    """Why automatic evacuation is held, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PULLED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PULL_TIME_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    CONTROLLERS_UNWELL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    pulled: _builtins.bool
+    """Whether it holds evacuation now; it does not when it was released."""
+    reason: _builtins.str
+    """Why it was pulled, in words."""
+    controllers_unwell: _builtins.bool
+    """Whether its cause is that the controllers or etcd were unwell, so that it is released by itself."""
+    etag: _builtins.str
+    """Names this version of it; send it back to release exactly this one."""
+    @_builtins.property
+    def pull_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is pulled, or was until it was released."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resource names of the nodes that were counted as dead."""
+
+    @_builtins.property
+    def release(self) -> Global___FailoverBrakeRelease:
+        """An operator's release for these nodes; unset without one."""
+
+    def __init__(
+        self,
+        *,
+        pulled: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        pull_time: _timestamp_pb2.Timestamp | None = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        controllers_unwell: _builtins.bool = ...,
+        release: Global___FailoverBrakeRelease | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pull_time", b"pull_time", "release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers_unwell", b"controllers_unwell", "etag", b"etag", "nodes", b"nodes", "pull_time", b"pull_time", "pulled", b"pulled", "reason", b"reason", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverBrake: _TypeAlias = FailoverBrake  # noqa: Y015
+
+@_typing.final
+class FailoverBrakeRelease(_message.Message):
+    """An operator's release of the brake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RELEASED_BY_FIELD_NUMBER: _builtins.int
+    RELEASE_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, as the operator said."""
+    released_by: _builtins.str
+    """Who released it."""
+    @_builtins.property
+    def release_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        released_by: _builtins.str = ...,
+        release_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release_time", b"release_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "release_time", b"release_time", "released_by", b"released_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverBrakeRelease: _TypeAlias = FailoverBrakeRelease  # noqa: Y015
+
+@_typing.final
+class FailoverLeader(_message.Message):
+    """The controller that watches the nodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEAD_TIME_FIELD_NUMBER: _builtins.int
+    controller: _builtins.str
+    """Its id, new at each of its starts."""
+    address: _builtins.str
+    """host:port of its public API."""
+    @_builtins.property
+    def lead_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it leads."""
+
+    def __init__(
+        self,
+        *,
+        controller: _builtins.str = ...,
+        address: _builtins.str = ...,
+        lead_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lead_time", b"lead_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "controller", b"controller", "lead_time", b"lead_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverLeader: _TypeAlias = FailoverLeader  # noqa: Y015
+
+@_typing.final
+class DisarmFailoverRequest(_message.Message):
+    """Why to disarm, and for how long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why; told to whoever asks."""
+    validate_only: _builtins.bool
+    """Check everything and change nothing."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """For how long at most: 1 minute to 24 hours."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisarmFailoverRequest: _TypeAlias = DisarmFailoverRequest  # noqa: Y015
+
+@_typing.final
+class ArmFailoverRequest(_message.Message):
+    """Asks for failover to be armed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Check everything and change nothing."""
+    def __init__(
+        self,
+        *,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArmFailoverRequest: _TypeAlias = ArmFailoverRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseBrakeRequest(_message.Message):
+    """Why to release the brake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why; told to whoever asks."""
+    etag: _builtins.str
+    """Release only this version of it; empty for whichever."""
+    validate_only: _builtins.bool
+    """Check everything and change nothing."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseBrakeRequest: _TypeAlias = ReleaseBrakeRequest  # noqa: Y015
+
+@_typing.final
+class ListLeftoversRequest(_message.Message):
+    """Whose leftovers to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name of the node."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeftoversRequest: _TypeAlias = ListLeftoversRequest  # noqa: Y015
+
+@_typing.final
+class ListLeftoversResponse(_message.Message):
+    """What a host has of guests that do not belong there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFTOVERS_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    quarantined: _builtins.bool
+    """Whether the node is in quarantine, so that none of it is deleted until the node is uncordoned."""
+    @_builtins.property
+    def leftovers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Leftover]:
+        """The leftovers, by instance."""
+
+    def __init__(
+        self,
+        *,
+        leftovers: _abc.Iterable[Global___Leftover] | None = ...,
+        quarantined: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leftovers", b"leftovers", "quarantined", b"quarantined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeftoversResponse: _TypeAlias = ListLeftoversResponse  # noqa: Y015
+
+@_typing.final
+class Leftover(_message.Message):
+    """Something that a host has of a guest that lives elsewhere or is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Leftover._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Leftover._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_GUEST_IN_MEMORY: Leftover._Kind.ValueType  # 1
+        """A guest that is in memory."""
+        KIND_DEFINITION: Leftover._Kind.ValueType  # 2
+        """A guest that is defined and does not run."""
+        KIND_DEFINITION_PUT_ASIDE: Leftover._Kind.ValueType  # 3
+        """The definition of a guest that was put aside: the host's hypervisor does not know it any more."""
+        KIND_DISKS: Leftover._Kind.ValueType  # 4
+        """A folder with disks in a pool of the host's own."""
+        KIND_CONSOLE_SOCKET: Leftover._Kind.ValueType  # 5
+        """A console socket."""
+        KIND_CONSOLE_LOG: Leftover._Kind.ValueType  # 6
+        """A console log."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What it is."""
+
+    KIND_UNSPECIFIED: Leftover.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_GUEST_IN_MEMORY: Leftover.Kind.ValueType  # 1
+    """A guest that is in memory."""
+    KIND_DEFINITION: Leftover.Kind.ValueType  # 2
+    """A guest that is defined and does not run."""
+    KIND_DEFINITION_PUT_ASIDE: Leftover.Kind.ValueType  # 3
+    """The definition of a guest that was put aside: the host's hypervisor does not know it any more."""
+    KIND_DISKS: Leftover.Kind.ValueType  # 4
+    """A folder with disks in a pool of the host's own."""
+    KIND_CONSOLE_SOCKET: Leftover.Kind.ValueType  # 5
+    """A console socket."""
+    KIND_CONSOLE_LOG: Leftover.Kind.ValueType  # 6
+    """A console log."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_EXISTS_FIELD_NUMBER: _builtins.int
+    CURRENT_NODE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    FATE_FIELD_NUMBER: _builtins.int
+    kind: Global___Leftover.Kind.ValueType
+    """What it is."""
+    instance_uid: _builtins.str
+    """The guest's uid."""
+    instance: _builtins.str
+    """Resource name of the instance, where the host or the records know it; empty where neither does."""
+    instance_exists: _builtins.bool
+    """Whether the instance exists still."""
+    current_node: _builtins.str
+    """Where it lives now: a node, or empty where on none."""
+    explanation: _builtins.str
+    """What there is, in words."""
+    fate: _builtins.str
+    """What becomes of it once the node is released, in words."""
+    def __init__(
+        self,
+        *,
+        kind: Global___Leftover.Kind.ValueType = ...,
+        instance_uid: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        instance_exists: _builtins.bool = ...,
+        current_node: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+        fate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_node", b"current_node", "explanation", b"explanation", "fate", b"fate", "instance", b"instance", "instance_exists", b"instance_exists", "instance_uid", b"instance_uid", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leftover: _TypeAlias = Leftover  # noqa: Y015

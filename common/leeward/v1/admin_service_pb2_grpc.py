@@ -40,6 +40,31 @@ class AdminServiceStub:
                 request_serializer=leeward_dot_v1_dot_admin__service__pb2.AuditClusterRequest.SerializeToString,
                 response_deserializer=leeward_dot_v1_dot_admin__service__pb2.AuditClusterResponse.FromString,
                 _registered_method=True)
+        self.GetFailoverState = channel.unary_unary(
+                '/leeward.v1.AdminService/GetFailoverState',
+                request_serializer=leeward_dot_v1_dot_admin__service__pb2.GetFailoverStateRequest.SerializeToString,
+                response_deserializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+                _registered_method=True)
+        self.DisarmFailover = channel.unary_unary(
+                '/leeward.v1.AdminService/DisarmFailover',
+                request_serializer=leeward_dot_v1_dot_admin__service__pb2.DisarmFailoverRequest.SerializeToString,
+                response_deserializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+                _registered_method=True)
+        self.ArmFailover = channel.unary_unary(
+                '/leeward.v1.AdminService/ArmFailover',
+                request_serializer=leeward_dot_v1_dot_admin__service__pb2.ArmFailoverRequest.SerializeToString,
+                response_deserializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+                _registered_method=True)
+        self.ReleaseBrake = channel.unary_unary(
+                '/leeward.v1.AdminService/ReleaseBrake',
+                request_serializer=leeward_dot_v1_dot_admin__service__pb2.ReleaseBrakeRequest.SerializeToString,
+                response_deserializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+                _registered_method=True)
+        self.ListLeftovers = channel.unary_unary(
+                '/leeward.v1.AdminService/ListLeftovers',
+                request_serializer=leeward_dot_v1_dot_admin__service__pb2.ListLeftoversRequest.SerializeToString,
+                response_deserializer=leeward_dot_v1_dot_admin__service__pb2.ListLeftoversResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -54,6 +79,45 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFailoverState(self, request, context):
+        """How failover stands: armed or not, its brake, and who leads. Everyone may call this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisarmFailover(self, request, context):
+        """Stop automatic fencing and evacuation for a while: no power is cut, no silence is taken for a proof, and nothing is
+        evacuated by itself. What operators ask for is done as ever, evacuations that have begun go on, and the guard on
+        each host goes on to end guests whose host is cut off from both heartbeats. Takes the place of an earlier disarm.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArmFailover(self, request, context):
+        """End a disarm before its time. Changes nothing while failover is armed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseBrake(self, request, context):
+        """Let evacuation go on although the brake's cause persists. It holds for the nodes that are counted as dead now, and
+        for as long as the cause lasts: a further node that looks dead pulls the brake again. Refused when it is not pulled,
+        and when it holds because the controllers or etcd were unwell: that is released by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLeftovers(self, request, context):
+        """What a node's host still has of guests that live elsewhere or are deleted. It must have a heartbeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +125,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.AuditCluster,
                     request_deserializer=leeward_dot_v1_dot_admin__service__pb2.AuditClusterRequest.FromString,
                     response_serializer=leeward_dot_v1_dot_admin__service__pb2.AuditClusterResponse.SerializeToString,
+            ),
+            'GetFailoverState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFailoverState,
+                    request_deserializer=leeward_dot_v1_dot_admin__service__pb2.GetFailoverStateRequest.FromString,
+                    response_serializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.SerializeToString,
+            ),
+            'DisarmFailover': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisarmFailover,
+                    request_deserializer=leeward_dot_v1_dot_admin__service__pb2.DisarmFailoverRequest.FromString,
+                    response_serializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.SerializeToString,
+            ),
+            'ArmFailover': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArmFailover,
+                    request_deserializer=leeward_dot_v1_dot_admin__service__pb2.ArmFailoverRequest.FromString,
+                    response_serializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.SerializeToString,
+            ),
+            'ReleaseBrake': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBrake,
+                    request_deserializer=leeward_dot_v1_dot_admin__service__pb2.ReleaseBrakeRequest.FromString,
+                    response_serializer=leeward_dot_v1_dot_admin__service__pb2.FailoverState.SerializeToString,
+            ),
+            'ListLeftovers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeftovers,
+                    request_deserializer=leeward_dot_v1_dot_admin__service__pb2.ListLeftoversRequest.FromString,
+                    response_serializer=leeward_dot_v1_dot_admin__service__pb2.ListLeftoversResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +180,141 @@ class AdminService:
             '/leeward.v1.AdminService/AuditCluster',
             leeward_dot_v1_dot_admin__service__pb2.AuditClusterRequest.SerializeToString,
             leeward_dot_v1_dot_admin__service__pb2.AuditClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFailoverState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.v1.AdminService/GetFailoverState',
+            leeward_dot_v1_dot_admin__service__pb2.GetFailoverStateRequest.SerializeToString,
+            leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisarmFailover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.v1.AdminService/DisarmFailover',
+            leeward_dot_v1_dot_admin__service__pb2.DisarmFailoverRequest.SerializeToString,
+            leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArmFailover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.v1.AdminService/ArmFailover',
+            leeward_dot_v1_dot_admin__service__pb2.ArmFailoverRequest.SerializeToString,
+            leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseBrake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.v1.AdminService/ReleaseBrake',
+            leeward_dot_v1_dot_admin__service__pb2.ReleaseBrakeRequest.SerializeToString,
+            leeward_dot_v1_dot_admin__service__pb2.FailoverState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeftovers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.v1.AdminService/ListLeftovers',
+            leeward_dot_v1_dot_admin__service__pb2.ListLeftoversRequest.SerializeToString,
+            leeward_dot_v1_dot_admin__service__pb2.ListLeftoversResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,22 @@ class AdminServiceStub:
     """Compare all records with what the hosts run and hold, and tell every drift. What an operation that is under way
     explains is none. With `repair`, mend what can be mended safely.
     """
+    GetFailoverState: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetFailoverStateRequest, _admin_service_pb2.FailoverState]
+    """How failover stands: armed or not, its brake, and who leads. Everyone may call this."""
+    DisarmFailover: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DisarmFailoverRequest, _admin_service_pb2.FailoverState]
+    """Stop automatic fencing and evacuation for a while: no power is cut, no silence is taken for a proof, and nothing is
+    evacuated by itself. What operators ask for is done as ever, evacuations that have begun go on, and the guard on
+    each host goes on to end guests whose host is cut off from both heartbeats. Takes the place of an earlier disarm.
+    """
+    ArmFailover: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ArmFailoverRequest, _admin_service_pb2.FailoverState]
+    """End a disarm before its time. Changes nothing while failover is armed."""
+    ReleaseBrake: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ReleaseBrakeRequest, _admin_service_pb2.FailoverState]
+    """Let evacuation go on although the brake's cause persists. It holds for the nodes that are counted as dead now, and
+    for as long as the cause lasts: a further node that looks dead pulls the brake again. Refused when it is not pulled,
+    and when it holds because the controllers or etcd were unwell: that is released by itself.
+    """
+    ListLeftovers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListLeftoversRequest, _admin_service_pb2.ListLeftoversResponse]
+    """What a node's host still has of guests that live elsewhere or are deleted. It must have a heartbeat."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -47,6 +63,22 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Compare all records with what the hosts run and hold, and tell every drift. What an operation that is under way
     explains is none. With `repair`, mend what can be mended safely.
     """
+    GetFailoverState: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetFailoverStateRequest, _admin_service_pb2.FailoverState]  # type: ignore[assignment]
+    """How failover stands: armed or not, its brake, and who leads. Everyone may call this."""
+    DisarmFailover: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DisarmFailoverRequest, _admin_service_pb2.FailoverState]  # type: ignore[assignment]
+    """Stop automatic fencing and evacuation for a while: no power is cut, no silence is taken for a proof, and nothing is
+    evacuated by itself. What operators ask for is done as ever, evacuations that have begun go on, and the guard on
+    each host goes on to end guests whose host is cut off from both heartbeats. Takes the place of an earlier disarm.
+    """
+    ArmFailover: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ArmFailoverRequest, _admin_service_pb2.FailoverState]  # type: ignore[assignment]
+    """End a disarm before its time. Changes nothing while failover is armed."""
+    ReleaseBrake: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ReleaseBrakeRequest, _admin_service_pb2.FailoverState]  # type: ignore[assignment]
+    """Let evacuation go on although the brake's cause persists. It holds for the nodes that are counted as dead now, and
+    for as long as the cause lasts: a further node that looks dead pulls the brake again. Refused when it is not pulled,
+    and when it holds because the controllers or etcd were unwell: that is released by itself.
+    """
+    ListLeftovers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListLeftoversRequest, _admin_service_pb2.ListLeftoversResponse]  # type: ignore[assignment]
+    """What a node's host still has of guests that live elsewhere or are deleted. It must have a heartbeat."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators do with the cluster as a whole. For admins only."""
@@ -60,5 +92,51 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Compare all records with what the hosts run and hold, and tell every drift. What an operation that is under way
         explains is none. With `repair`, mend what can be mended safely.
         """
+
+    @_abc_1.abstractmethod
+    def GetFailoverState(
+        self,
+        request: _admin_service_pb2.GetFailoverStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.FailoverState, _abc.Awaitable[_admin_service_pb2.FailoverState]]:
+        """How failover stands: armed or not, its brake, and who leads. Everyone may call this."""
+
+    @_abc_1.abstractmethod
+    def DisarmFailover(
+        self,
+        request: _admin_service_pb2.DisarmFailoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.FailoverState, _abc.Awaitable[_admin_service_pb2.FailoverState]]:
+        """Stop automatic fencing and evacuation for a while: no power is cut, no silence is taken for a proof, and nothing is
+        evacuated by itself. What operators ask for is done as ever, evacuations that have begun go on, and the guard on
+        each host goes on to end guests whose host is cut off from both heartbeats. Takes the place of an earlier disarm.
+        """
+
+    @_abc_1.abstractmethod
+    def ArmFailover(
+        self,
+        request: _admin_service_pb2.ArmFailoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.FailoverState, _abc.Awaitable[_admin_service_pb2.FailoverState]]:
+        """End a disarm before its time. Changes nothing while failover is armed."""
+
+    @_abc_1.abstractmethod
+    def ReleaseBrake(
+        self,
+        request: _admin_service_pb2.ReleaseBrakeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.FailoverState, _abc.Awaitable[_admin_service_pb2.FailoverState]]:
+        """Let evacuation go on although the brake's cause persists. It holds for the nodes that are counted as dead now, and
+        for as long as the cause lasts: a further node that looks dead pulls the brake again. Refused when it is not pulled,
+        and when it holds because the controllers or etcd were unwell: that is released by itself.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLeftovers(
+        self,
+        request: _admin_service_pb2.ListLeftoversRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListLeftoversResponse, _abc.Awaitable[_admin_service_pb2.ListLeftoversResponse]]:
+        """What a node's host still has of guests that live elsewhere or are deleted. It must have a heartbeat."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

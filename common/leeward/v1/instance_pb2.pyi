@@ -45,6 +45,44 @@ STORAGE_LOCAL: Storage.ValueType  # 2
 """A pool of its node alone."""
 Global___Storage: _TypeAlias = Storage  # noqa: Y015
 
+class _RestartPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RestartPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RestartPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESTART_PRIORITY_UNSPECIFIED: _RestartPriority.ValueType  # 0
+    """MEDIUM."""
+    RESTART_PRIORITY_HIGHEST: _RestartPriority.ValueType  # 1
+    """Before all others: what they need to come up."""
+    RESTART_PRIORITY_HIGH: _RestartPriority.ValueType  # 2
+    """Before most."""
+    RESTART_PRIORITY_MEDIUM: _RestartPriority.ValueType  # 3
+    """As most are."""
+    RESTART_PRIORITY_LOW: _RestartPriority.ValueType  # 4
+    """After most."""
+    RESTART_PRIORITY_LOWEST: _RestartPriority.ValueType  # 5
+    """After all others."""
+
+class RestartPriority(_RestartPriority, metaclass=_RestartPriorityEnumTypeWrapper):
+    """Before or after which others an instance is started again when its node has died. Each waits until those of the
+    levels above have settled: restarted, failed, or without a place; but not for ever.
+    """
+
+RESTART_PRIORITY_UNSPECIFIED: RestartPriority.ValueType  # 0
+"""MEDIUM."""
+RESTART_PRIORITY_HIGHEST: RestartPriority.ValueType  # 1
+"""Before all others: what they need to come up."""
+RESTART_PRIORITY_HIGH: RestartPriority.ValueType  # 2
+"""Before most."""
+RESTART_PRIORITY_MEDIUM: RestartPriority.ValueType  # 3
+"""As most are."""
+RESTART_PRIORITY_LOW: RestartPriority.ValueType  # 4
+"""After most."""
+RESTART_PRIORITY_LOWEST: RestartPriority.ValueType  # 5
+"""After all others."""
+Global___RestartPriority: _TypeAlias = RestartPriority  # noqa: Y015
+
 @_typing.final
 class InstanceResources(_message.Message):
     """What an instance takes of a node."""
@@ -384,6 +422,7 @@ class Instance(_message.Message):
     RESCUE_IMAGE_FIELD_NUMBER: _builtins.int
     SHELVED_IMAGE_FIELD_NUMBER: _builtins.int
     OFFLOAD_TIME_FIELD_NUMBER: _builtins.int
+    RESTART_PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `projects/{project}/instances/{instance}`."""
     uid: _builtins.str
@@ -424,6 +463,8 @@ class Instance(_message.Message):
     """Resource name of the image it runs; set while RESCUED."""
     shelved_image: _builtins.str
     """Resource name of the image that holds its disk; set while SHELVED or SHELVED_OFFLOADED."""
+    restart_priority: Global___RestartPriority.ValueType
+    """Before or after which others it is started again when its node has died."""
     @_builtins.property
     def resources(self) -> Global___InstanceResources:
         """What the flavor gave when it was made or resized."""
@@ -511,10 +552,11 @@ class Instance(_message.Message):
         rescue_image: _builtins.str = ...,
         shelved_image: _builtins.str = ...,
         offload_time: _timestamp_pb2.Timestamp | None = ...,
+        restart_priority: Global___RestartPriority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "expire_time", b"expire_time", "last_boot_time", b"last_boot_time", "lock", b"lock", "offload_time", b"offload_time", "placement", b"placement", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "offload_time", b"offload_time", "placement", b"placement", "pool", b"pool", "rescue_image", b"rescue_image", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "shelved_image", b"shelved_image", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "offload_time", b"offload_time", "placement", b"placement", "pool", b"pool", "rescue_image", b"rescue_image", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelved_image", b"shelved_image", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__restart_on_failure: _TypeAlias = _typing.Literal["restart_on_failure"]  # noqa: Y015
     _WhichOneofArgType__restart_on_failure: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure"]  # noqa: Y015

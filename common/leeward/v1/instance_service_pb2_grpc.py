@@ -213,7 +213,8 @@ class InstanceServiceServicer:
 
     def CreateInstance(self, request, context):
         """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it.
+        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
+        violation a node, when afterwards that node could not be lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,7 +235,7 @@ class InstanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateInstance(self, request, context):
-        """Change an instance's labels or whether it is restarted on failure.
+        """Change an instance's labels, or whether and in which order it is restarted on failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

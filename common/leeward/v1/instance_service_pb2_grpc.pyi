@@ -42,14 +42,15 @@ class InstanceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InstanceServiceAsyncStub: ...
     CreateInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.CreateInstanceRequest, _operations_pb2.Operation]
     """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it.
+    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
+    violation a node, when afterwards that node could not be lost.
     """
     GetInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_pb2.Instance]
     """One instance, as it is now."""
     ListInstances: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.ListInstancesRequest, _instance_service_pb2.ListInstancesResponse]
     """The instances of a project, by name. All pages are of one moment."""
     UpdateInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.UpdateInstanceRequest, _instance_pb2.Instance]
-    """Change an instance's labels or whether it is restarted on failure."""
+    """Change an instance's labels, or whether and in which order it is restarted on failure."""
     DeleteInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.DeleteInstanceRequest, _operations_pb2.Operation]
     """Delete an instance; interrupts a running operation. With retention set it can be brought back for a while."""
     UndeleteInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.UndeleteInstanceRequest, _operations_pb2.Operation]
@@ -121,14 +122,15 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.CreateInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it.
+    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
+    violation a node, when afterwards that node could not be lost.
     """
     GetInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_pb2.Instance]  # type: ignore[assignment]
     """One instance, as it is now."""
     ListInstances: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.ListInstancesRequest, _instance_service_pb2.ListInstancesResponse]  # type: ignore[assignment]
     """The instances of a project, by name. All pages are of one moment."""
     UpdateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.UpdateInstanceRequest, _instance_pb2.Instance]  # type: ignore[assignment]
-    """Change an instance's labels or whether it is restarted on failure."""
+    """Change an instance's labels, or whether and in which order it is restarted on failure."""
     DeleteInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.DeleteInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Delete an instance; interrupts a running operation. With retention set it can be brought back for a while."""
     UndeleteInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.UndeleteInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -203,7 +205,8 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it.
+        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
+        violation a node, when afterwards that node could not be lost.
         """
 
     @_abc_1.abstractmethod
@@ -228,7 +231,7 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _instance_service_pb2.UpdateInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_instance_pb2.Instance, _abc.Awaitable[_instance_pb2.Instance]]:
-        """Change an instance's labels or whether it is restarted on failure."""
+        """Change an instance's labels, or whether and in which order it is restarted on failure."""
 
     @_abc_1.abstractmethod
     def DeleteInstance(

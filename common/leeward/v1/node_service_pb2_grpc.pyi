@@ -46,7 +46,8 @@ class NodeServiceStub:
     CordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_pb2.Node]
     """Keep new instances away from a node. What runs on it goes on."""
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]
-    """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+    """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
+    that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
     was drained off it is moved back by an operation, which is the answered node's `current_operation`.
     """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]
@@ -87,7 +88,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     CordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
     """Keep new instances away from a node. What runs on it goes on."""
     UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
-    """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+    """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
+    that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
     was drained off it is moved back by an operation, which is the answered node's `current_operation`.
     """
     DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -155,7 +157,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.UncordonNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.Node, _abc.Awaitable[_node_pb2.Node]]:
-        """Let a node take new instances again; also ends maintenance, and releases it from quarantine. With `bring_back`, what
+        """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
+        that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
         was drained off it is moved back by an operation, which is the answered node's `current_operation`.
         """
 

@@ -88,6 +88,8 @@ class _OperationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Move back onto a node what a drain moved away."""
     OPERATION_TYPE_RECOVER: _OperationType.ValueType  # 29
     """Start an instance again as it was, after it was killed or its host was rebooted."""
+    OPERATION_TYPE_DRILL_NODE: _OperationType.ValueType  # 30
+    """Move live what runs on a node to where failover would restart it, and back."""
 
 class OperationType(_OperationType, metaclass=_OperationTypeEnumTypeWrapper):
     """What an operation does. The method that starts it bears the same name."""
@@ -152,6 +154,8 @@ OPERATION_TYPE_BRING_BACK: OperationType.ValueType  # 28
 """Move back onto a node what a drain moved away."""
 OPERATION_TYPE_RECOVER: OperationType.ValueType  # 29
 """Start an instance again as it was, after it was killed or its host was rebooted."""
+OPERATION_TYPE_DRILL_NODE: OperationType.ValueType  # 30
+"""Move live what runs on a node to where failover would restart it, and back."""
 Global___OperationType: _TypeAlias = OperationType  # noqa: Y015
 
 class _OperationPhase:

@@ -11,7 +11,8 @@ from leeward.mapping import from_message, to_message
 from leeward.state.v1 import state_pb2 as pb
 from leeward_controller.domain.backup import BackupPolicy, BackupRun
 from leeward_controller.domain.catalog import Flavor, Image
-from leeward_controller.domain.cluster import Brake, Controller, InstanceEvent
+from leeward_controller.domain.cluster import Brake, Controller, Disarm, InstanceEvent
+from leeward_controller.domain.failover import FailoverRecord
 from leeward_controller.domain.group import Group
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
@@ -26,6 +27,8 @@ MESSAGES: dict[type[Any], type[Message]] = {
     BackupRun: pb.BackupRun,
     Brake: pb.Brake,
     Controller: pb.Controller,
+    Disarm: pb.Disarm,
+    FailoverRecord: pb.FailoverRecord,
     FenceProof: pb.FenceProof,
     Flavor: pb.Flavor,
     Group: pb.Group,

@@ -7,13 +7,22 @@ succeeded. Secrets never stand in arguments.
 """
 
 import asyncio
+import os
+import re
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from leeward.clock import Clock
 from leeward_controller.ports import FenceOutcome
 
 _ON, _OFF = 0, 2
+_MOST_WORDS = 300
+# What the programs' own logging and usage put around what they have to say.
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ \w+: ")
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>: ")
+_USAGE = "Please use '-h' for usage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,8 @@ class FenceAgents:
     async def _power_off(self, device: FenceDevice) -> FenceOutcome:
         before, words = await self._run(device, "status")
         if before not in (_ON, _OFF):
-            return FenceOutcome(False, f"{device.program} status answered {before}: {words}")
+            hint = "are its address, options and credentials right?"
+            return FenceOutcome(False, f"{device.program} status answered {before} ({hint}): {words}")
         code, words = await self._run(device, "off")
         if code != 0:
             return FenceOutcome(False, f"{device.program} off answered {code}: {words}")
@@ -67,16 +77,25 @@ class FenceAgents:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             text = "".join(f"{key}={value}\n" for key, value in options.items())
             output, _ = await process.communicate(text.encode())
         finally:
             if process.returncode is None:
-                process.kill()
+                # Many of these programs run another (ipmitool, ssh), which would go on and hold the pipe open.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         assert process.returncode is not None
-        return process.returncode, output.decode(errors="replace").strip()[-300:]
+        return process.returncode, _in_words(output.decode(errors="replace"))
+
+
+def _in_words(output: str) -> str:
+    """What a program said, in one line; the end of it, because a failure is told last."""
+    lines = (_OBJECT.sub("", _STAMP.sub("", line)).strip() for line in output.splitlines())
+    return "; ".join(line for line in lines if line and line != _USAGE)[-_MOST_WORDS:]
 
 
 class NoFence:

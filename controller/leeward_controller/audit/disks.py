@@ -36,23 +36,20 @@ def _judge_folder(contents: Contents, pools: dict[str, HeldPool], pool: HeldPool
     told = f"has a folder of {held.uid} with {', '.join(sorted(held.files)) or 'nothing in it'}"
     if instance is None:
         told += ", and no instance is recorded"
-        yield Finding(FindingKind.DISK_OF_NO_INSTANCE, f"pools/{pool_id}", told, delete)
+        yield contents.keeping(Finding(FindingKind.DISK_OF_NO_INSTANCE, f"pools/{pool_id}", told, delete), *pool.nodes)
         return
     if pool_id in _pools_of(instance):
         return
     where = f"pool {instance.pool_id}" if instance.node else "no pool"
     told += f", which is {instance.name}, whose disks are in {where}"
-    why = _why_kept(contents, pools, pool, instance)
-    if why:
-        yield Finding(FindingKind.DISK_IN_WRONG_POOL, f"pools/{pool_id}", told, advice=why)
-    else:
-        yield Finding(FindingKind.DISK_IN_WRONG_POOL, f"pools/{pool_id}", told, delete)
+    why = _why_kept(pools, instance)
+    repair = None if why else delete
+    finding = Finding(FindingKind.DISK_IN_WRONG_POOL, f"pools/{pool_id}", told, repair, advice=why)
+    yield contents.keeping(finding, *pool.nodes)
 
 
-def _why_kept(contents: Contents, pools: dict[str, HeldPool], pool: HeldPool, instance: Instance) -> str:
+def _why_kept(pools: dict[str, HeldPool], instance: Instance) -> str:
     """Why a copy of an instance's disks is not to be deleted; empty when it can be."""
-    if all(contents.is_quarantined(node) for node in pool.nodes):
-        return "uncordon the node first: what a node in quarantine holds is kept"
     if instance.node:
         own = pools.get(instance.pool_id)
         if own is None or not any(h.uid == instance.uid and ROOT_DISK in h.files for h in own.inventory.guests):

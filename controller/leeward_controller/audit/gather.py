@@ -51,10 +51,12 @@ async def read_records(records: Records) -> Recorded:
     )
 
 
-async def take_inventories(view: ClusterView, agents: Agents) -> tuple[dict[str, Inventory], dict[str, str]]:
-    """What every node holds that can be asked, and why the others could not."""
-    leases = dict(sorted(view.leases.items()))
-    known = {stored.value.node for stored in view.nodes.values()}
+async def take_inventories(
+    view: ClusterView, agents: Agents, nodes: frozenset[str] | None = None
+) -> tuple[dict[str, Inventory], dict[str, str]]:
+    """What every one of these nodes holds that can be asked (None: all), and why the others could not."""
+    leases = {node: lease for node, lease in sorted(view.leases.items()) if nodes is None or node in nodes}
+    known = {stored.value.node for stored in view.nodes.values() if nodes is None or stored.value.node in nodes}
     unreached = dict.fromkeys(sorted(known - set(leases)), "it has no heartbeat")
 
     async def ask(node: str, address: str) -> Inventory | str:
@@ -77,10 +79,12 @@ async def take_inventories(view: ClusterView, agents: Agents) -> tuple[dict[str,
     return inventories, unreached
 
 
-async def gather(records: Records, view: ClusterView, agents: Agents) -> Contents:
-    """The contents of the cluster now. Raises StoreUnavailable, Compacted."""
+async def gather(
+    records: Records, view: ClusterView, agents: Agents, *, nodes: frozenset[str] | None = None
+) -> Contents:
+    """The contents of the cluster now, with what these nodes hold (None: all). Raises StoreUnavailable, Compacted."""
     before = await read_records(records)
-    inventories, unreached = await take_inventories(view, agents)
+    inventories, unreached = await take_inventories(view, agents, nodes)
     after = await read_records(records)
     # A file whose image was recorded, or let go, while the hosts were asked is no drift.
     images = {image.name: image for image in (*before.images, *after.images)}

@@ -14,7 +14,8 @@ def guest_findings(contents: Contents) -> Iterator[Finding]:
     for node, inventory in sorted(contents.inventories.items()):
         for status in inventory.guests:
             if status.uid not in contents.busy:
-                yield from _judge(node, status, contents.instances.get(status.uid))
+                for finding in _judge(node, status, contents.instances.get(status.uid)):
+                    yield finding if status.state in _IN_MEMORY else contents.keeping(finding, node)
         yield from _absent(contents, node, inventory)
         yield from _leftovers(contents, node, inventory)
 
@@ -72,7 +73,9 @@ def _leftovers(contents: Contents, node: str, inventory: Inventory) -> Iterator[
             if uid in contents.busy or (instance is not None and instance.node == node):
                 continue
             whose = f"{instance.name}, which is not on it" if instance is not None else f"{uid}, which does not exist"
-            yield Finding(kind, f"nodes/{node}", f"has {what} of {whose}", RemoveGuest(node, uid))
+            yield contents.keeping(
+                Finding(kind, f"nodes/{node}", f"has {what} of {whose}", RemoveGuest(node, uid)), node
+            )
 
 
 def _state(instance: Instance) -> str:

@@ -1,7 +1,7 @@
 """What an audit looks at, and what it can find. All values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from leeward.agent.types import Inventory, PoolInventory
@@ -217,6 +217,12 @@ class Contents:
     def is_quarantined(self, node: str) -> bool:
         """Whether a node came back after its instances were restarted elsewhere: what it holds is kept."""
         return any(each.node == node and each.condition is NodeCondition.QUARANTINED for each in self.nodes)
+
+    def keeping(self, finding: Finding, *nodes: str) -> Finding:
+        """The finding without its repair, where that would take something from nodes that are all in quarantine."""
+        if finding.repair is None or not all(self.is_quarantined(node) for node in nodes):
+            return finding
+        return replace(finding, repair=None, advice="uncordon the node first: what a node in quarantine holds is kept")
 
     def pools(self) -> dict[str, HeldPool]:
         """The pools by id; a shared one as the first node by name found it."""

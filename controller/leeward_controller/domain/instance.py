@@ -50,6 +50,26 @@ class Storage(StrEnum):
     LOCAL = "LOCAL"  # A pool of its node alone.
 
 
+class RestartPriority(StrEnum):
+    """Before or after which others an instance is started again when its node has died."""
+
+    HIGHEST = "HIGHEST"  # Before all others: what they need to come up.
+    HIGH = "HIGH"  # Before most.
+    MEDIUM = "MEDIUM"  # As most are.
+    LOW = "LOW"  # After most.
+    LOWEST = "LOWEST"  # After all others.
+
+    @classmethod
+    def _missing_(cls, value: object) -> "RestartPriority | None":
+        """Records that are older than priorities have none written."""
+        return cls.MEDIUM if value == "" else None
+
+    @property
+    def tier(self) -> int:
+        """0 comes first."""
+        return list(RestartPriority).index(self)
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceLock:
     """Why an instance refuses changes by others than admins, who said so, and since when."""
@@ -148,6 +168,7 @@ class Instance:
     rescue: Rescue | None = None
     shelf: Shelf | None = None
     deletion: Deletion | None = None
+    restart_priority: RestartPriority = RestartPriority.MEDIUM
 
     @property
     def project(self) -> str:

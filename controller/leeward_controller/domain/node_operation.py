@@ -9,6 +9,10 @@ DRAIN_LABEL = "leeward.dev/drain"
 """The label by which an instance says how it wants to be drained: a value of DrainPolicy."""
 
 
+DRILL_REASON = "its failover is rehearsed"
+"""Why a node takes nothing new while its guests leave it in a drill, unless somebody else has said why."""
+
+
 class DrainPolicy(StrEnum):
     """How an instance wants to be drained; the first is the default."""
 
@@ -99,6 +103,29 @@ class BringBackArguments:
     instances: tuple[MovedAway, ...] = ()
     parallelism: int = 2
     retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DrillMove:
+    """Where failover would restart an instance; `node` is empty when it would find no place, for `reason`."""
+
+    instance: str
+    instance_uid: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrillNodeArguments:
+    """Drill: where each guest is to go, how many instances take no part, and how many are moved at a time.
+
+    The boot is told for the record alone.
+    """
+
+    boot_id: str
+    placements: tuple[DrillMove, ...] = ()
+    left_alone: int = 0
+    parallelism: int = 2
 
 
 @dataclass(frozen=True, slots=True)

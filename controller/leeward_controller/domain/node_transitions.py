@@ -50,16 +50,21 @@ class NodeRule:
 NODE_TABLE: Mapping[OperationType, NodeRule] = {
     _O.DRAIN_NODE: NodeRule(frozenset({_C.READY}), interrupts=frozenset({_O.BRING_BACK})),
     _O.BRING_BACK: NodeRule(frozenset({_C.READY, _C.QUARANTINED})),
-    _O.FENCE_NODE: NodeRule(frozenset(CONDITIONS), interrupts=frozenset({_O.DRAIN_NODE, _O.BRING_BACK})),
+    _O.DRILL_NODE: NodeRule(frozenset({_C.READY})),
+    _O.FENCE_NODE: NodeRule(frozenset(CONDITIONS), interrupts=frozenset({_O.DRAIN_NODE, _O.BRING_BACK, _O.DRILL_NODE})),
     _O.REMOVE_NODE: NodeRule(_DOUBTED | {_C.EVACUATED}),
 }
 
 
 def with_condition(node: Node, condition: NodeCondition, reason: str, *, now: datetime) -> Node:
-    """The node in another condition. Raises WrongState, with the node's story, where that cannot follow."""
+    """The node in another condition, or in the same for another reason, since when it was in it.
+
+    Raises WrongState, with the node's story, where that cannot follow.
+    """
     if condition is not node.condition and condition not in CONDITIONS[node.condition]:
         raise _wrong_state(node, f"to become {condition}", current=node.condition, allowed=CONDITIONS[node.condition])
-    return replace(node, condition=condition, reason=reason, condition_time=now)
+    since = node.condition_time if condition is node.condition else now
+    return replace(node, condition=condition, reason=reason, condition_time=since)
 
 
 def with_duty(node: Node, duty: NodeDuty, *, reason: str) -> Node:

@@ -10,6 +10,7 @@ from leeward_controller.domain.instance import Resources
 from leeward_controller.domain.node_operation import (
     BringBackArguments,
     DrainNodeArguments,
+    DrillNodeArguments,
     FenceNodeArguments,
     Move,
     RemoveNodeArguments,
@@ -46,6 +47,7 @@ class OperationType(StrEnum):
     RECOVER = "RECOVER"  # Start it again as it was, after it was killed or its host was rebooted.
     DRAIN_NODE = "DRAIN_NODE"  # Move every instance off a node.
     BRING_BACK = "BRING_BACK"  # Move back onto a node what a drain moved away.
+    DRILL_NODE = "DRILL_NODE"  # Move live what runs on a node to where failover would restart it, and back.
     FENCE_NODE = "FENCE_NODE"  # Make sure that a node runs no guest.
     REMOVE_NODE = "REMOVE_NODE"  # Take a node out of the cluster.
 
@@ -115,6 +117,7 @@ class EvacuateArguments:
     """Evacuate: the node asked for by name or empty, and the boot whose fence proof allows it.
 
     With `allow_rebuild` an instance whose disk was on the lost node is made anew from its latest backup or its image.
+    `preferred_node` is where failover, which places many at once, has seen room; another one is taken when it is gone.
     """
 
     node: str = ""
@@ -122,6 +125,7 @@ class EvacuateArguments:
     fenced_boot_id: str = ""
     automatic: bool = False
     allow_rebuild: bool = False
+    preferred_node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ Arguments = (
     | RebuildArguments
     | DrainNodeArguments
     | BringBackArguments
+    | DrillNodeArguments
     | FenceNodeArguments
     | RemoveNodeArguments
 )

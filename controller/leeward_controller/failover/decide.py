@@ -13,10 +13,13 @@ nothing runs there any more, provided that the guard was armed.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from leeward_controller.domain.node import NodeCondition, ProofKind
+from leeward_controller.failover.brake import decide_brake
 from leeward_controller.failover.model import (
     AdoptReport,
+    Arm,
     BrakePolicy,
     ClearProof,
     ClusterSnapshot,
@@ -25,16 +28,15 @@ from leeward_controller.failover.model import (
     LeavePill,
     NodeSnapshot,
     PowerOff,
-    PullBrake,
     RecordProof,
     Register,
-    ReleaseBrake,
     SetCondition,
     Silence,
     Timing,
     TrimAllocation,
     WithdrawPill,
 )
+from leeward_controller.failover.stuck import request_for_help, slot_needs_s
 
 _C = NodeCondition
 _DOUBTED = frozenset({_C.SUSPECT, _C.ISOLATED, _C.FENCING})
@@ -46,42 +48,36 @@ _BACK_IN_MAINTENANCE = "it came back; it had been emptied before"
 def decide(snapshot: ClusterSnapshot, *, timing: Timing, brake: BrakePolicy) -> list[Decision]:
     """All that is to be done now, in order; nothing when all is well."""
     decisions: list[Decision] = [Register(node) for node in snapshot.unregistered]
-    braking = _brake_reason(snapshot, brake)
-    if braking and not snapshot.braked:
-        decisions.append(PullBrake(braking, tuple(n.node for n in snapshot.nodes if _looks_dead(n))))
-    if snapshot.braked and not braking:
-        decisions.append(ReleaseBrake())
+    if snapshot.disarm is not None and snapshot.disarm_left_s <= 0:
+        # It still counts now: a look from which it is gone is where fencing begins again.
+        decisions.append(Arm(snapshot.disarm))
+    disarmed = snapshot.disarm is not None
+    of_brake, braked = decide_brake(snapshot, brake)
+    decisions += of_brake
     for node in snapshot.nodes:
-        decisions.extend(_decide_node(node, timing=timing, braked=bool(braking)))
+        allowed = _Allowed(fence=node.fence_asked or not disarmed, move=not disarmed and not braked)
+        decisions.extend(_decide_node(node, timing=timing, allowed=allowed))
     return decisions
 
 
-def _looks_dead(node: NodeSnapshot) -> bool:
-    return node.lease_missing_s is not None and _counts(node)
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What may be done to a node that looks dead.
+
+    `fence`: cut its power, and take its silence for a proof. `move`: have its instances elsewhere, unasked.
+    """
+
+    fence: bool
+    move: bool
 
 
-def _counts(node: NodeSnapshot) -> bool:
-    """Whether its death would tell something of the cluster: not of one that is empty, and known to be worked on."""
-    return node.condition is not _C.EVACUATED and (not node.in_maintenance or node.instances > 0)
-
-
-def _brake_reason(snapshot: ClusterSnapshot, policy: BrakePolicy) -> str:
-    if snapshot.unwell:
-        return snapshot.unwell
-    dead = [node.node for node in snapshot.nodes if _looks_dead(node)]
-    counted = [node for node in snapshot.nodes if _counts(node)]
-    if len(dead) > policy.more_than and len(dead) >= policy.at_least_share * len(counted):
-        return f"{len(dead)} of {len(counted)} nodes look dead at once ({', '.join(sorted(dead))})"
-    return ""
-
-
-def _decide_node(node: NodeSnapshot, *, timing: Timing, braked: bool) -> Iterator[Decision]:
+def _decide_node(node: NodeSnapshot, *, timing: Timing, allowed: _Allowed) -> Iterator[Decision]:
     if node.proof is not None:
-        yield from _decide_fenced(node, braked=braked)
+        yield from _decide_fenced(node, allowed=allowed)
     elif node.lease_missing_s is None:
         yield from _decide_alive(node)
     else:
-        yield from _decide_missing(node, node.lease_missing_s, timing=timing, braked=braked)
+        yield from _decide_missing(node, node.lease_missing_s, timing=timing, allowed=allowed)
 
 
 def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
@@ -107,7 +103,7 @@ def _decide_alive(node: NodeSnapshot) -> Iterator[Decision]:
         yield AdoptReport(node.node)
 
 
-def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing, braked: bool) -> Iterator[Decision]:
+def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing, allowed: _Allowed) -> Iterator[Decision]:
     if node.condition not in _DOUBTED:
         yield SetCondition(node.node, _C.SUSPECT, "its etcd lease is lost")
         return
@@ -115,24 +111,38 @@ def _decide_missing(node: NodeSnapshot, missing_s: float, *, timing: Timing, bra
         return
     silence = node.silence
     if silence is None:
-        if node.can_power_off and not node.powering_off:
+        if allowed.fence and node.can_power_off and not node.powering_off:
             yield PowerOff(node.node, node.known_boot_id)
+        if allowed.fence:
+            yield from _tell_if_stuck(node, missing_s, timing=timing)
         return
-    if silence.boot_id != node.known_boot_id:
-        evidence = f"its storage slot was written by boot {silence.boot_id}"
-        yield RecordProof(node.node, node.known_boot_id, ProofKind.NEW_BOOT, evidence)
+    if silence.boot_id != node.known_boot_id and silence.seconds < timing.slot_fresh_s:
+        # What an observer has only begun to look at seems fresh for a moment, and may be what the boot *before* the
+        # known one left, which the known one writes over only after a while. One that goes on beating is a later one.
+        if node.other_boot_s >= 2 * timing.slot_fresh_s:
+            evidence = f"its storage slot has been beating in boot {silence.boot_id} for {node.other_boot_s:.1f} s"
+            yield RecordProof(node.node, node.known_boot_id, ProofKind.NEW_BOOT, evidence)
         return
     if silence.seconds < timing.slot_fresh_s:
-        yield from _decide_isolated(node, silence, braked=braked)
+        yield from _decide_isolated(node, silence, allowed=allowed)
         return
     if node.condition is not _C.FENCING:
         yield SetCondition(node.node, _C.FENCING, "its etcd lease and its storage heartbeat are lost")
-    if node.can_power_off and not node.powering_off:
+    if allowed.fence and node.can_power_off and not node.powering_off:
         yield PowerOff(node.node, node.known_boot_id)
-    yield from _proof_by_silence(node, missing_s, timing=timing)
+    if allowed.fence:
+        yield from _proof_by_silence(node, missing_s, timing=timing)
+        if node.condition is _C.FENCING:
+            yield from _tell_if_stuck(node, missing_s, timing=timing)
 
 
-def _decide_isolated(node: NodeSnapshot, silence: Silence, *, braked: bool) -> Iterator[Decision]:
+def _tell_if_stuck(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> Iterator[Decision]:
+    help_wanted = request_for_help(node, missing_s, timing=timing)
+    if help_wanted and help_wanted != node.reason:
+        yield SetCondition(node.node, node.condition, help_wanted)
+
+
+def _decide_isolated(node: NodeSnapshot, silence: Silence, *, allowed: _Allowed) -> Iterator[Decision]:
     """Its guests are legitimate while the slot beats. Only by its own word, in the slot, is it known that they ended.
 
     The node's agent gives it after its guard has found none left, so a pill needs an armed guard as silence does.
@@ -142,7 +152,7 @@ def _decide_isolated(node: NodeSnapshot, silence: Silence, *, braked: bool) -> I
     elif node.left_pill and node.left_pill in silence.acknowledged:
         evidence = f"its agent took the poison pill {node.left_pill}, as seen by {', '.join(silence.observers)}"
         yield RecordProof(node.node, node.known_boot_id, ProofKind.POISON_PILL, evidence)
-    elif not node.left_pill and node.guard_armed and (node.fence_asked or (node.isolated_for_long and not braked)):
+    elif not node.left_pill and node.guard_armed and (node.fence_asked or (node.isolated_for_long and allowed.move)):
         yield LeavePill(node.node, node.known_boot_id)
 
 
@@ -151,17 +161,18 @@ def _proof_by_silence(node: NodeSnapshot, missing_s: float, *, timing: Timing) -
     if silence is None or not node.guard_armed:
         return
     lease_needs_s = node.guard_delay_s + timing.margin_s
-    slot_needs_s = node.lease_ttl_s + node.guard_delay_s + timing.margin_s
-    if missing_s >= lease_needs_s and silence.seconds >= slot_needs_s:
+    needs_s = slot_needs_s(node, timing)
+    if missing_s >= lease_needs_s and silence.seconds >= needs_s:
+        power = f"; its power could not be cut: {node.power_trouble}" if node.power_trouble else ""
         evidence = (
             f"etcd lease gone for {missing_s:.2f} s (needed {lease_needs_s:.2f}), storage slot silent for "
-            f"{silence.seconds:.2f} s (needed {slot_needs_s:.2f}) as seen by {', '.join(silence.observers)}; "
-            "its guard was armed"
+            f"{silence.seconds:.2f} s (needed {needs_s:.2f}) as seen by {', '.join(silence.observers)}; "
+            f"its guard was armed{power}"
         )
         yield RecordProof(node.node, node.known_boot_id, ProofKind.SILENCE, evidence)
 
 
-def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
+def _decide_fenced(node: NodeSnapshot, *, allowed: _Allowed) -> Iterator[Decision]:
     rebooted = node.lease_missing_s is None and node.lease_boot_id != node.known_boot_id
     if rebooted and node.waiting:
         yield SetCondition(
@@ -174,9 +185,11 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
     is_back = node.lease_missing_s is None
     # What is still on a node that is back stays: its disks may be nowhere else, or no other node has had room for it.
     is_over = is_told and node.instances <= (node.idle if is_back else 0)
-    if node.waiting and not braked and not is_over:
+    if node.waiting and allowed.move and not is_over:
         yield Evacuate(node.node, node.known_boot_id, node.waiting)
     if not is_over:
+        if node.held > node.instances:
+            yield TrimAllocation(node.node)
         return
     if is_back:
         yield TrimAllocation(node.node)
@@ -185,6 +198,8 @@ def _decide_fenced(node: NodeSnapshot, *, braked: bool) -> Iterator[Decision]:
     elif node.condition is not _C.EVACUATED:
         yield TrimAllocation(node.node)
         yield SetCondition(node.node, _C.EVACUATED, "it is fenced and none of its instances is left on it")
+    elif node.held > node.instances:
+        yield TrimAllocation(node.node)
 
 
 def _came_back(node: NodeSnapshot) -> SetCondition:

@@ -11,14 +11,15 @@ import structlog
 from leeward import keys
 from leeward.clock import Ids
 from leeward.errors import Conflict, LeewardError
-from leeward_controller.domain.cluster import Brake
+from leeward_controller.domain.cluster import Brake, Disarm
 from leeward_controller.domain.group import Group
-from leeward_controller.domain.instance import Instance, InstanceState
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation, NodeCondition, ProofKind, Reservation
 from leeward_controller.domain.node_transitions import with_condition
 from leeward_controller.domain.operation import EvacuateArguments, OperationType
 from leeward_controller.failover.model import (
     AdoptReport,
+    Arm,
     ClearProof,
     Decision,
     Evacuate,
@@ -34,20 +35,18 @@ from leeward_controller.failover.model import (
     WithdrawPill,
 )
 from leeward_controller.failover.pills import Pills
+from leeward_controller.failover.power import PowerCuts
+from leeward_controller.failover.restarts import Restarts, Start
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
-from leeward_controller.records import Commit, Stored
-from leeward_controller.scheduler.candidates import candidates
-from leeward_controller.scheduler.placement import plan_placement
-from leeward_controller.scheduler.requests import request_for
+from leeward_controller.records import ALLOCATIONS, Commit, Stored
 
 log = structlog.get_logger()
 
 _REQUESTER = Requester(principal="leeward:failover", admin=True)
-_SELF_HEALING = frozenset({OperationType.CREATE, OperationType.EVACUATE, OperationType.DELETE})
 _MOST_TRIMMED = 50
-"""Reservations dropped in one transaction, each with its group: what is left is dropped with the next look."""
+"""Reservations dropped in one transaction that bring their groups into it."""
 
 
 class Executor:
@@ -64,45 +63,45 @@ class Executor:
         leader_epoch: int,
         controller_id: str,
         timing: Timing,
+        restarts: Restarts,
     ) -> None:
-        self._surroundings = surroundings
         self._view = surroundings.view
         self._records = surroundings.records
         self._clock = surroundings.clock
         self._submitter = submitter
-        self._fence = fence
         self._pills = pills
         self._ids = ids
         self._leader_epoch = leader_epoch
         self._controller_id = controller_id
         self._timing = timing
-        self._power_offs: dict[str, asyncio.Task[None]] = {}
-        self._not_before_s: dict[str, float] = {}
-        self._tried: set[str] = set()
+        self._power = PowerCuts(
+            fence=fence, view=surroundings.view, clock=surroundings.clock, record_off=self._record_off
+        )
+        self._restarts = restarts
 
     def can_power_off(self, node_id: str) -> bool:
         """Whether a fence device is configured for the node."""
-        return self._fence.covers(node_id)
+        return self._power.covers(node_id)
 
     def is_powering_off(self, node_id: str) -> bool:
-        """Whether its device is being asked now."""
-        return node_id in self._power_offs
+        """Whether its device is being asked now, or was asked so lately that it is left alone."""
+        return self._power.is_busy(node_id)
+
+    def power_trouble(self, node_id: str) -> str:
+        """Why its power could not be cut the last time, in words; empty when nothing is known against it."""
+        return self._power.trouble(node_id)
+
+    async def close(self) -> None:
+        """Stop what goes on in the background, at the end of the term."""
+        await self._power.close()
 
     def left_pill(self, node_id: str, boot_id: str) -> str:
         """The poison pill that this leader left for this boot of the node."""
         return self._pills.left(node_id, boot_id)
 
     def needs_evacuation(self, instance: Instance) -> bool:
-        """Whether an instance of a fenced node is still to be taken care of, and its turn has come."""
-        if not instance.restart_on_failure or instance.state in (InstanceState.BUILDING, InstanceState.DELETED):
-            return False
-        if instance.current_operation:
-            operation = self._view.operations.get(
-                keys.operation(instance.current_operation.removeprefix("operations/"))
-            )
-            if operation is None or operation.value.type in _SELF_HEALING:
-                return False
-        return self._clock.monotonic_s() >= self._not_before_s.get(instance.uid, 0.0)
+        """Whether an instance of a fenced node is still to be taken care of, and may be tried now."""
+        return self._restarts.needs(instance)
 
     async def execute(self, decision: Decision) -> None:
         """Carry out one decision. Raises StoreUnavailable, StoreIndefinite; a Conflict is left to the next look."""
@@ -125,7 +124,7 @@ class Executor:
             case ClearProof(node, boot_id):
                 await self._commit(Commit().discard(keys.fence(node, boot_id)))
             case PowerOff(node, boot_id):
-                self._power_off(node, boot_id)
+                self._power.begin(node, boot_id)
             case LeavePill(node, boot_id):
                 await self._pills.leave(node, boot_id)
             case WithdrawPill(node, pill_id):
@@ -134,12 +133,13 @@ class Executor:
                 await self._evacuate(decision)
             case TrimAllocation(node):
                 await self._trim(node)
-            case PullBrake(reason, nodes):
-                log.warning("failover.brake", reason=reason, nodes=nodes)
-                await self._commit(Commit().put(keys.BRAKE, Brake(reason, nodes, self._clock.now())))
+            case PullBrake():
+                await self._pull_brake(decision)
             case ReleaseBrake():
                 log.info("failover.brake_released")
                 await self._commit(Commit().discard(keys.BRAKE))
+            case Arm(disarm):
+                await self._arm(disarm)
 
     async def _commit(self, commit: Commit) -> int:
         return await self._records.commit(commit.alive(keys.LEADER, self._leader_epoch))
@@ -183,7 +183,27 @@ class Executor:
             decision.node, decision.boot_id, decision.kind, decision.evidence, self._clock.now(), self._controller_id
         )
         log.warning("failover.proof", node=decision.node, kind=decision.kind, evidence=decision.evidence)
-        await self._commit(Commit().create(keys.fence(decision.node, decision.boot_id), proof))
+        commit = Commit().create(keys.fence(decision.node, decision.boot_id), proof)
+        if decision.kind is ProofKind.SILENCE and self._view.disarm is None:
+            # A disarm that has been answered holds, even where this leader has not heard of it yet.
+            commit.absent(keys.DISARM)
+        await self._commit(commit)
+
+    async def _pull_brake(self, decision: PullBrake) -> None:
+        """Record it, unless an operator has just released the one that was decided on."""
+        stored = self._view.brake or Stored(keys.BRAKE, Brake("", (), self._clock.now()), 0, 0)
+        since = stored.value.time if stored.value.holds else self._clock.now()
+        release = stored.value.release if decision.keeps_release else None
+        brake = Brake(decision.reason, decision.nodes, since, decision.unwell, release)
+        log.warning("failover.brake", reason=brake.reason, nodes=brake.nodes, holds=brake.holds)
+        await self._commit(Commit().replace(stored, brake))
+
+    async def _arm(self, disarm: Disarm) -> None:
+        """End this disarm, unless an operator has just put another one in its place."""
+        stored = self._view.disarm
+        if stored is not None and stored.value == disarm:
+            log.info("failover.armed", why="the disarm's time is up", reason=disarm.reason)
+            await self._commit(Commit().remove(stored))
 
     async def _withdraw_pill(self, node_id: str, pill_id: str) -> None:
         try:
@@ -192,81 +212,69 @@ class Executor:
             # Its heartbeat goes on telling of the pill, and the next look tries again.
             log.info("failover.pill_not_withdrawn", node=node_id, why=error.message)
 
-    def _power_off(self, node_id: str, boot_id: str) -> None:
-        task = asyncio.ensure_future(self._power_off_and_prove(node_id, boot_id))
-        self._power_offs[node_id] = task
-        task.add_done_callback(lambda _: self._power_offs.pop(node_id, None))
-
-    async def _power_off_and_prove(self, node_id: str, boot_id: str) -> None:
-        outcome = await self._fence.power_off(node_id)
-        log.warning("failover.power_off", node=node_id, off=outcome.confirmed_off, evidence=outcome.evidence)
-        if not outcome.confirmed_off:
-            await self._clock.sleep(self._timing.retry_evacuation_s)
-            return
-        try:
-            await self._record_proof(RecordProof(node_id, boot_id, ProofKind.POWER_OFF, outcome.evidence))
-        except LeewardError as error:
-            log.warning("failover.proof_not_recorded", node=node_id, error=error.message)
+    async def _record_off(self, node_id: str, boot_id: str, evidence: str) -> None:
+        """Persist that the power is off, unless a heartbeat says that the device lied, or cut another host's power."""
+        proof = FenceProof(node_id, boot_id, ProofKind.POWER_OFF, evidence, self._clock.now(), self._controller_id)
+        await self._commit(Commit().create(keys.fence(node_id, boot_id), proof).alive(keys.lease(node_id), 0))
+        log.warning("failover.proof", node=node_id, kind=proof.kind, evidence=evidence)
 
     async def _evacuate(self, decision: Evacuate) -> None:
-        await asyncio.gather(*(self._evacuate_one(decision, name) for name in decision.instances))
+        starts = self._restarts.choose(decision.node, decision.instances)
+        await asyncio.gather(*(self._evacuate_one(decision, start) for start in starts))
 
-    async def _evacuate_one(self, decision: Evacuate, name: str) -> None:
-        stored = self._view.instances.get(keys.instance(name))
-        if stored is None:
-            return
-        uid = stored.value.uid
-        if uid in self._tried and not self._has_place(stored.value, leaving=decision.node):
-            # An operation that fails for want of a place says so once; the next one waits until there is one.
-            self._put_off(uid, self._timing.retry_conflict_s)
-            return
-        self._put_off(uid, self._timing.retry_evacuation_s)
-        arguments = EvacuateArguments(fenced_node=decision.node, fenced_boot_id=decision.boot_id, automatic=True)
+    async def _evacuate_one(self, decision: Evacuate, start: Start) -> None:
+        instance = start.stored.value
+        arguments = EvacuateArguments(
+            fenced_node=decision.node,
+            fenced_boot_id=decision.boot_id,
+            automatic=True,
+            preferred_node=start.node,
+        )
         try:
-            await self._submitter.submit(
-                stored, OperationType.EVACUATE, arguments, _REQUESTER, leader_epoch=self._leader_epoch
+            operation = await self._submitter.submit(
+                start.stored, OperationType.EVACUATE, arguments, _REQUESTER, leader_epoch=self._leader_epoch
             )
-            self._tried.add(uid)
+            self._restarts.begun(instance.uid, operation, start.node)
         except Conflict as error:
-            log.info("failover.evacuation_overtaken", instance=name, why=error.message)
-            self._put_off(uid, self._timing.retry_conflict_s)
+            log.info("failover.evacuation_overtaken", instance=instance.name, why=error.message)
+            self._restarts.overtaken(instance.uid)
         except LeewardError as error:
-            log.warning("failover.evacuation_not_begun", instance=name, error=error.message)
-
-    def _put_off(self, uid: str, seconds: float) -> None:
-        self._not_before_s[uid] = self._clock.monotonic_s() + seconds
-
-    def _has_place(self, instance: Instance, *, leaving: str) -> bool:
-        excluded = ((leaving, "it is the node being left"),)
-        request = request_for(self._view, instance, excluded=excluded, lost_node=True)
-        return bool(plan_placement(candidates(self._view), request, policy=self._surroundings.policy).ranked)
+            log.warning("failover.evacuation_not_begun", instance=instance.name, error=error.message)
 
     async def _trim(self, node_id: str) -> None:
         """Free what is held for instances that are not there, unless an operation has just reserved it."""
-        stored = self._view.allocations.get(keys.allocation(node_id))
-        if stored is None or not stored.value.reservations:
-            return
-        uids = {instance.value.uid for instance in self._view.instances_on(node_id)}
-        uids |= {
-            operation.value.instance_uid
-            for operation in self._view.operations.values()
-            if operation.value.work.target_node == node_id and not operation.value.phase.ended
-        }
-        dropped = [each for each in stored.value.reservations if each.instance_uid not in uids][:_MOST_TRIMMED]
-        if not dropped:
-            return
-        kept = tuple(each for each in stored.value.reservations if each not in dropped)
-        commit = Commit().replace(stored, NodeAllocation(node_id, kept))
-        for group in self._groups_without(dropped, node_id):
-            commit.replace(group, group.value)
-        await self._commit(commit)
+        while (stored := await self._records.get(ALLOCATIONS, keys.allocation(node_id))) is not None:
+            uids = {instance.value.uid for instance in self._view.instances_on(node_id)}
+            uids |= {
+                operation.value.instance_uid
+                for operation in self._view.operations.values()
+                if operation.value.work.target_node == node_id and not operation.value.phase.ended
+            }
+            dropped = self._droppable([each for each in stored.value.reservations if each.instance_uid not in uids])
+            if not dropped:
+                return
+            gone = {each.instance_uid for each in dropped}
+            kept = tuple(each for each in stored.value.reservations if each.instance_uid not in gone)
+            commit = Commit().replace(stored, NodeAllocation(node_id, kept))
+            for group in self._groups_without(dropped, node_id):
+                commit.replace(group, group.value)
+            await self._commit(commit)
+
+    def _droppable(self, left: list[Reservation]) -> list[Reservation]:
+        """As many as go into one transaction: those of members of groups each bring their group."""
+        in_groups = [each for each in left if self._group_of(each) is not None]
+        alone = [each for each in left if self._group_of(each) is None]
+        return alone + in_groups[:_MOST_TRIMMED]
+
+    def _group_of(self, held: Reservation) -> Stored[Group] | None:
+        instance = self._view.instances.get(keys.instance(held.instance))
+        return self._view.groups.get(keys.group(instance.value.group)) if instance is not None else None
 
     def _groups_without(self, dropped: list[Reservation], node_id: str) -> list[Stored[Group]]:
         """The groups of those instances, as they are without the places on this node."""
         groups: dict[str, Stored[Group]] = {}
         for each in dropped:
-            instance = self._view.instances.get(keys.instance(each.instance))
-            group = self._view.groups.get(keys.group(instance.value.group)) if instance is not None else None
+            group = self._group_of(each)
             if group is not None:
                 held = groups.get(group.key, group)
                 groups[group.key] = replace(held, value=held.value.without_place(each.instance_uid, node_id))

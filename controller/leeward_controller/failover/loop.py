@@ -9,6 +9,7 @@ from leeward.errors import LeewardError
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node, NodeCondition, NodeDuty
 from leeward_controller.domain.operation import OperationType
+from leeward_controller.failover.countdown import Countdown
 from leeward_controller.failover.decide import decide
 from leeward_controller.failover.execute import Executor
 from leeward_controller.failover.model import (
@@ -56,8 +57,10 @@ class FailoverLoop:
         self._timing = timing
         self._brake = brake
         self._isolation = isolation
+        self._countdown = Countdown(self._clock)
         self._has_looked = False
         self._missing_since_s: dict[str, float] = {}
+        self._other_boots: dict[str, tuple[str, float]] = {}
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -73,6 +76,7 @@ class FailoverLoop:
                 await self._pause()
         finally:
             stop_listening()
+            await self._executor.close()
 
     def _notice(self, key: str) -> None:
         if key.startswith((keys.LEASES, keys.NODES, keys.FENCES)):
@@ -97,6 +101,7 @@ class FailoverLoop:
         self._track_missing()
         asked = frozenset(node for node in self._missing_since_s if not self._is_over(node))
         silences = await self._observers.silences(asked) if asked else {}
+        self._track_other_boots(silences)
         snapshot = self._snapshot(silences)
         for decision in decide(snapshot, timing=self._timing, brake=self._brake):
             await self._executor.execute(decision)
@@ -115,6 +120,21 @@ class FailoverLoop:
                 self._missing_since_s[node] = now_s + grace_s
         self._has_looked = True
 
+    def _track_other_boots(self, silences: dict[str, Silence]) -> None:
+        now_s, before = self._clock.monotonic_s(), self._other_boots
+        self._other_boots = {}
+        for node_id, silence in silences.items():
+            stored = self._view.nodes.get(keys.node(node_id))
+            if stored is None or silence.boot_id == stored.value.report.boot_id:
+                continue
+            if silence.seconds < self._timing.slot_fresh_s:
+                boot_id, since_s = before.get(node_id, ("", now_s))
+                self._other_boots[node_id] = (silence.boot_id, since_s if boot_id == silence.boot_id else now_s)
+
+    def _other_boot_s(self, node_id: str) -> float:
+        _, since_s = self._other_boots.get(node_id, ("", self._clock.monotonic_s()))
+        return self._clock.monotonic_s() - since_s
+
     def _is_over(self, node_id: str) -> bool:
         stored = self._view.nodes.get(keys.node(node_id))
         return stored is not None and stored.value.condition in (NodeCondition.FENCED, NodeCondition.EVACUATED)
@@ -126,7 +146,15 @@ class FailoverLoop:
         )
         registered = {node.node for node in nodes}
         unregistered = tuple(sorted(set(self._view.leases) - registered))
-        return ClusterSnapshot(nodes, unregistered, self._unwell(), self._view.brake is not None)
+        brake, disarm = self._view.brake, self._view.disarm
+        return ClusterSnapshot(
+            nodes,
+            unregistered,
+            self._unwell(),
+            brake=brake.value if brake else None,
+            disarm=disarm.value if disarm else None,
+            disarm_left_s=self._countdown.left_s(disarm),
+        )
 
     def _unwell(self) -> str:
         """Why the controllers' own sight is not to be trusted now; empty when it is."""
@@ -161,7 +189,11 @@ class FailoverLoop:
             waiting=self._waiting(node_id) if proof else (),
             can_power_off=self._executor.can_power_off(node_id),
             powering_off=self._executor.is_powering_off(node_id),
+            power_trouble=self._executor.power_trouble(node_id),
+            reason=node.reason,
+            other_boot_s=self._other_boot_s(node_id),
             idle=self._idle(node_id) if proof else 0,
+            held=self._held(node_id) if proof else 0,
             held_pill=lease.report.pill_id if lease else "",
             left_pill=self._executor.left_pill(node_id, node.report.boot_id),
             isolated_for_long=self._is_isolated_for_long(missing_s),
@@ -182,6 +214,10 @@ class FailoverLoop:
 
     def _idle(self, node_id: str) -> int:
         return sum(1 for stored in self._view.instances_on(node_id) if not self._is_evacuating(stored.value))
+
+    def _held(self, node_id: str) -> int:
+        stored = self._view.allocations.get(keys.allocation(node_id))
+        return len(stored.value.reservations) if stored is not None else 0
 
     def _is_evacuating(self, instance: Instance) -> bool:
         key = keys.operation(instance.current_operation.removeprefix("operations/"))

@@ -5,6 +5,7 @@ from enum import StrEnum
 from operator import attrgetter
 
 from leeward.agent.types import NodeReport, PoolReport
+from leeward_controller.domain.cluster import Brake, Disarm
 from leeward_controller.domain.node import NodeCondition, ProofKind
 
 
@@ -68,8 +69,12 @@ class NodeSnapshot:
     `held_pill` is the poison pill that its heartbeat says it was left, `left_pill` the one that this leader left for
     the known boot. `isolated_for_long` says that by policy it is time to, `fence_asked` that somebody has it fenced.
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
+    `powering_off` says that its device is being asked, or was asked lately; `power_trouble` why that failed.
+    `reason` is what is told of it now. `other_boot_s` is for how long its slot has been found beating in one boot that
+    is not the known one, at each look.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
     only once there is a proof. `idle` counts those that no evacuation is moving away; likewise.
+    `held` counts the places that its allocation still holds; likewise.
     """
 
     node: str
@@ -89,20 +94,29 @@ class NodeSnapshot:
     can_power_off: bool
     powering_off: bool = False
     idle: int = 0
+    held: int = 0
     held_pill: str = ""
     left_pill: str = ""
     isolated_for_long: bool = False
     fence_asked: bool = False
+    power_trouble: str = ""
+    reason: str = ""
+    other_boot_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """All nodes at one moment, and whether the controllers and the store were well for the last TTL."""
+    """All nodes at one moment, and whether the controllers and the store were well for the last TTL.
+
+    `brake` and `disarm` are as they are recorded; `disarm_left_s` is how long the latter lasts yet.
+    """
 
     nodes: tuple[NodeSnapshot, ...]
     unregistered: tuple[str, ...]
     unwell: str
-    braked: bool
+    brake: Brake | None = None
+    disarm: Disarm | None = None
+    disarm_left_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +203,27 @@ class TrimAllocation:
 
 @dataclass(frozen=True, slots=True)
 class PullBrake:
-    """Pause automatic evacuation."""
+    """Pause automatic evacuation, or record what pauses it now.
+
+    `keeps_release`: an operator's release for these nodes stays.
+    """
 
     reason: str
     nodes: tuple[str, ...]
+    unwell: bool = False
+    keeps_release: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseBrake:
-    """Let automatic evacuation go on."""
+    """Let automatic evacuation go on, because nothing is left that would pause it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """End a disarm whose time is up."""
+
+    disarm: Disarm
 
 
 Decision = (
@@ -213,6 +239,7 @@ Decision = (
     | TrimAllocation
     | PullBrake
     | ReleaseBrake
+    | Arm
 )
 
 

@@ -47,7 +47,7 @@ def plan_failover(
     """The plan for `node`'s instances over the other candidates."""
     left = {each.node: each for each in candidates if each.node != node}
     placements = []
-    for instance in sorted(instances, key=lambda each: each.name):
+    for instance in sorted(instances, key=lambda each: (each.restart_priority.tier, each.name)):
         if not instance.restart_on_failure:
             placements.append(PlannedPlacement(instance.name, "", "it is not to be restarted on failure", needed=False))
         elif instance.state in _NEVER_RAN:

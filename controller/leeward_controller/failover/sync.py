@@ -8,10 +8,12 @@ Nova calls this the power state sync. What an operation is doing is never interf
 | PAUSED | STOPPED (it did so in the moment of being paused) | started again with its processors halted |
 | RESIZED | stays RESIZED; to confirm or to revert leads to STOPPED | started again with its new size |
 | RESCUED | stays RESCUED, and down until it is unrescued | booted again from its rescue image |
+| SOFT_DELETED | not meant to run, and ended where it does | likewise |
 | others | not meant to run | not meant to run |
 
-A guest whose instance was deleted while its host was away is ended. One that no record ever spoke of is left to an
-audit: it may be that the records are older than the guest.
+A guest whose instance was deleted while its host was away is ended, and what a host knows of guests that have left it
+is forgotten; a node in quarantine only ends them, and keeps the rest until it is released. A guest that no record ever
+spoke of is left to an audit: it may be that the records are older than the guest.
 """
 
 import asyncio
@@ -116,13 +118,32 @@ class GuestSync:
             instance = stored.value
             absent = GuestStatus(instance.uid, instance.name, GuestState.ABSENT)
             await self._judge(node_id, known.get(instance.uid, absent))
+            if instance.uid in known and instance.state is InstanceState.SOFT_DELETED:
+                await self._end_deleted(agent, stored, known[instance.uid])
         here = {stored.value.uid for stored in self._view.instances_on(node_id)}
         recorded = {stored.value.uid for stored in self._view.instances.values()}
+        keeps = self._keeps_leftovers(node_id)
         for status in known.values():
             if status.uid not in recorded:
-                await self._end_orphan(agent, status)
-            elif status.uid not in here and status.state is GuestState.STOPPED:
+                await self._end_orphan(agent, status, keeps=keeps)
+            elif status.uid not in here and status.state is GuestState.STOPPED and not keeps:
                 await self._forget_left(agent, status, node_id)
+
+    async def _end_deleted(self, agent: AgentApi, recorded: Stored[Instance], status: GuestStatus) -> None:
+        """End a guest that ran on, on a disk of its host's own, while that was fenced and its instance was deleted."""
+        if status.state not in (GuestState.RUNNING, GuestState.PAUSED):
+            return
+        stored = await self._surroundings.records.get(INSTANCES, recorded.key)
+        if stored is None or stored.value.state is not InstanceState.SOFT_DELETED or stored.value.current_operation:
+            return
+        log.warning("sync.deleted_ended", instance=stored.value.name, state=status.state)
+        caller = Caller(_REQUESTER.principal, "end_deleted", stored.revision)
+        await agent.stop_guest(caller, uid=status.uid, grace_period_s=0.0)
+
+    def _keeps_leftovers(self, node_id: str) -> bool:
+        """Whether what a node has of guests that left it is kept: while it is in quarantine."""
+        stored = self._view.nodes.get(keys.node(node_id))
+        return stored is not None and stored.value.condition is NodeCondition.QUARANTINED
 
     async def _forget_left(self, agent: AgentApi, status: GuestStatus, node_id: str) -> None:
         """Have a guest forgotten that has left this host, which could not be reached when that was to be done."""
@@ -133,11 +154,14 @@ class GuestSync:
             caller = Caller(_REQUESTER.principal, "forget_left", stored.revision)
             await agent.remove_guest(caller, uid=status.uid)
 
-    async def _end_orphan(self, agent: AgentApi, status: GuestStatus) -> None:
+    async def _end_orphan(self, agent: AgentApi, status: GuestStatus, *, keeps: bool) -> None:
         """End a guest whose instance was deleted while its host could not be reached. Its disks are left to an audit.
 
-        Its history tells that it was: an instance that is gone never comes back.
+        Its history tells that it was: an instance that is gone never comes back. A node that `keeps` its leftovers goes
+        on knowing it.
         """
+        if keeps and status.state is GuestState.STOPPED:
+            return
         records = self._surroundings.records
         there = await records.get(INSTANCES, keys.instance(status.name))
         if there is not None and there.value.uid == status.uid:
@@ -146,7 +170,10 @@ class GuestSync:
         if any(stored.value.type == OperationType.DELETE for stored in history.items):
             log.warning("sync.orphan_ended", uid=status.uid, name=status.name, state=status.state)
             caller = Caller(_REQUESTER.principal, "end_orphan", history.revision)
-            await agent.remove_guest(caller, uid=status.uid)
+            if keeps:
+                await agent.stop_guest(caller, uid=status.uid, grace_period_s=0.0)
+            else:
+                await agent.remove_guest(caller, uid=status.uid)
 
     async def _judge(self, node_id: str, status: GuestStatus) -> None:
         if status.state not in (GuestState.STOPPED, GuestState.ABSENT) or status.stop_cause is StopCause.MIGRATED:

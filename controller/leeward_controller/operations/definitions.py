@@ -5,6 +5,7 @@ from leeward_controller.operations.crash_dump import CRASH_DUMP
 from leeward_controller.operations.create import CREATE
 from leeward_controller.operations.delete import DELETE, UNDELETE
 from leeward_controller.operations.drain import BRING_BACK, DRAIN_NODE
+from leeward_controller.operations.drill import DRILL_NODE
 from leeward_controller.operations.evacuate import EVACUATE
 from leeward_controller.operations.fence_node import FENCE_NODE
 from leeward_controller.operations.live_migrate import LIVE_MIGRATE
@@ -50,6 +51,7 @@ _ALL = (
     RECOVER,
     DRAIN_NODE,
     BRING_BACK,
+    DRILL_NODE,
     FENCE_NODE,
     REMOVE_NODE,
 )

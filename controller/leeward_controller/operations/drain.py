@@ -56,7 +56,7 @@ async def move_away(context: StepContext) -> Advance:
     duty = NodeDuty.MAINTENANCE if in_maintenance else NodeDuty.CORDONED
     return Advance(
         work=replace(context.operation.work, moves=mover.moves, note=reason if staying else ""),
-        node=lambda node: with_duty(_remembering(node, mover.moves), duty, reason=reason),
+        node=lambda node: with_duty(remembering(node, mover.moves), duty, reason=reason),
     )
 
 
@@ -102,10 +102,10 @@ async def stay_cordoned(context: StepContext) -> Advance:
     elif duty is NodeDuty.MAINTENANCE:
         # It need not be empty any more.
         duty = NodeDuty.CORDONED
-    return Advance(node=lambda node: with_duty(_remembering(node, moves), duty, reason=reason))
+    return Advance(node=lambda node: with_duty(remembering(node, moves), duty, reason=reason))
 
 
-def _remembering(node: Node, moves: Iterable[Move]) -> Node:
+def remembering(node: Node, moves: Iterable[Move]) -> Node:
     """The node with what was moved off it, for the way back."""
     moved = [MovedAway(m.instance, m.instance_uid) for m in moves if m.phase is MovePhase.MOVED and m.operation]
     known = dict.fromkeys((*node.moved_away, *moved))

@@ -55,7 +55,7 @@ class _Beginning:
 
 
 class Driver:
-    """Drives one operation. `stored` is the record as this driver last wrote or read it."""
+    """Drives one operation. `stored` is the record as this driver last wrote or read it, and steps passed by since."""
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Driver:
         percent_of: Callable[[Operation], int],
     ) -> None:
         self.stored = stored
+        self._written = stored
         self._surroundings = surroundings
         self._recorder = recorder
         self._children = children
@@ -187,7 +188,12 @@ class Driver:
             # What a step promises to raise is a LeewardError. Anything else must end in the operation's outcome, too.
             log.exception("operation.step_has_a_defect", operation=self.stored.value.name, step=step.name)
             raise InternalError(f"{step.name} failed by a defect: {type(defect).__name__}: {defect}") from defect
-        await self._write(done(advance))
+        outcome = done(advance)
+        forward = self.stored.value.phase is outcome[0].phase is OperationPhase.RUNNING
+        if step.passed_by and forward and advance == Advance():
+            self.stored = replace(self._written, value=outcome[0])
+            return
+        await self._write(outcome)
 
     def _may_cancel(self, step: Step) -> bool:
         """Whether a cancellation was asked for and this step can be cut off. Nothing that is being undone can."""
@@ -307,7 +313,7 @@ class Driver:
 
     async def _write(self, outcome: tuple[Operation, Advance]) -> None:
         new, advance = outcome
-        self.stored = await self._recorder.write(self.stored, new, advance)
+        self.stored = self._written = await self._recorder.write(self._written, new, advance)
         self.notice(self.stored)
 
 

@@ -17,6 +17,9 @@ from leeward_controller.operations.running import leave_target
 from leeward_controller.operations.step import Advance, Definition, Step
 from leeward_controller.records import FENCES, IMAGES
 
+_LONG = 64
+"""Reservations on one node beyond which they are not released one by one."""
+
 
 def _arguments(context: StepContext) -> EvacuateArguments:
     arguments = context.operation.arguments
@@ -35,7 +38,11 @@ async def place(context: StepContext) -> Advance:
         return Advance(skip_rest=True)
     proof = await _require_proof(context)
     chosen = choose_place(
-        context, named=arguments.node, leaving=arguments.fenced_node, abandons_disks=arguments.allow_rebuild
+        context,
+        named=arguments.node,
+        leaving=arguments.fenced_node,
+        abandons_disks=arguments.allow_rebuild,
+        preferred=arguments.preferred_node,
     )
     if chosen.pool_id != context.instance.pool_id:
         _check_proves_local_death(context.instance, proof)
@@ -138,8 +145,19 @@ async def restart(context: StepContext) -> Advance:
             pool_id=work.target_pool_id,
             last_boot_time=now if wanted is not GuestState.STOPPED else instance.last_boot_time,
         ),
-        release_from=(work.source_node,),
+        release_from=_released(context),
     )
+
+
+def _released(context: StepContext) -> tuple[str, ...]:
+    """The dead node, unless so much is held on it that writing all of it anew for each instance that leaves is slow.
+
+    Then the leader's watch over the nodes drops what has left, many at a time.
+    """
+    source = context.operation.work.source_node
+    held = context.view.allocations.get(keys.allocation(source))
+    is_long = held is not None and len(held.value.reservations) > _LONG
+    return () if is_long and _arguments(context).automatic and not context.instance.group else (source,)
 
 
 async def _clear_returned_source(context: StepContext) -> None:
@@ -157,9 +175,9 @@ async def _clear_returned_source(context: StepContext) -> None:
 EVACUATE = Definition(
     type=OperationType.EVACUATE,
     steps=(
-        Step("wait_for_predecessor", wait_for_predecessor, deadline_s=120.0),
+        Step("wait_for_predecessor", wait_for_predecessor, deadline_s=120.0, passed_by=True),
         Step("place", place, undo=release_target, deadline_s=30.0),
-        Step("make_disk_anew", make_disk_anew, undo=drop_pulled_disks, deadline_s=3600.0),
+        Step("make_disk_anew", make_disk_anew, undo=drop_pulled_disks, deadline_s=3600.0, passed_by=True),
         Step("restart", restart, undo=leave_target, deadline_s=60.0),
     ),
     attempts=3,

@@ -36,7 +36,8 @@ async def seek(context: StepContext) -> Advance:
     if await _proof(context) is None:
         name = context.node.name
         raise FailedPrecondition(
-            f"no proof could be had that {name} runs no guest: {'; '.join(tried)}",
+            f"no proof could be had that {name} runs no guest: {'; '.join(tried)}. "
+            f"When it is off and stays off: leeward node attest-fenced {context.node.node}",
             reason="NO_PROOF",
             violations=[Violation("FENCE_PROOF", f"{name}#{number}", how) for number, how in enumerate(tried, start=1)],
             resource=name,

@@ -76,7 +76,8 @@ def policy_of(instance: Instance) -> DrainPolicy:
 class Mover:
     """Moves what `moves` names, and what `found` tells of later. `is_there` says that an instance needs no moving.
 
-    `to` is the node to move to; empty for the scheduler's choice.
+    `to` is the node to move to; empty for the scheduler's choice. `means` tells how an instance is moved, where that is
+    not by its state and its label. `part` keeps apart what one operation does with the same instances in two steps.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Mover:
         limits: Limits,
         found: Callable[[], Iterable[Move]] = tuple,
         to: str = "",
+        means: Callable[[Instance], Means | str] | None = None,
+        part: str = "",
     ) -> None:
         self._context = context
         self._clock = context.surroundings.clock
@@ -95,7 +98,8 @@ class Mover:
         self._is_there = is_there
         self._limits = limits
         self._found = found
-        self._to = to
+        self._means = means or (lambda instance: means_for(instance, to=to))
+        self._part = part
         self._not_before_s: dict[str, float] = {}
         self._written = context.operation.work.moves
         self._told: tuple[Move, ...] = ()
@@ -223,8 +227,8 @@ class Mover:
 
     async def _begin_stored(self, move: Move, stored: Stored[Instance]) -> Move:
         next_try = replace(move, attempt=move.attempt + 1)
-        means = means_for(stored.value, to=self._to)
-        part = f"{move.instance_uid}/{next_try.attempt}"
+        means = self._means(stored.value)
+        part = f"{self._part}{move.instance_uid}/{next_try.attempt}"
         try:
             if isinstance(means, str):
                 if stored.value.current_operation:

@@ -7,7 +7,7 @@ from leeward_controller.domain.instance import Instance, Resources
 from leeward_controller.domain.node import Reservation
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.step import Advance
-from leeward_controller.scheduler.candidates import candidates
+from leeward_controller.scheduler.candidates import candidate, candidates
 from leeward_controller.scheduler.model import Place
 from leeward_controller.scheduler.placement import choose, plan_placement
 from leeward_controller.scheduler.requests import is_lost_with_its_node, request_for
@@ -34,11 +34,13 @@ def choose_place(
     resources: Resources | None = None,
     for_live: bool = False,
     abandons_disks: bool = False,
+    preferred: str = "",
 ) -> Place:
     """The node and pool to go to, by the scheduler. A node tried in vain is not tried again, nor the one being left.
 
     A place is sought for `resources` where they are to change. `for_live` asks for a processor that the running guest
     can go on with. With `abandons_disks` an instance whose disks are lost with its node may go where there are none.
+    The `preferred` node is taken when it fits, without a look at the others.
     Raises NodeUnfit, NoNodeFits, and FailedPrecondition when the disks are lost and must not be abandoned.
     """
     work, instance = context.operation.work, context.instance
@@ -59,6 +61,10 @@ def choose_place(
         for_live=for_live,
         abandons_disks=abandons_disks,
     )
+    if preferred and not named and (found := candidate(context.view, preferred)) is not None:
+        alone = plan_placement((found,), request, policy=context.surroundings.policy)
+        if alone.ranked:
+            return alone.ranked[0]
     placement = plan_placement(candidates(context.view), request, policy=context.surroundings.policy)
     return choose(placement, request, spread=context.surroundings.rng.uniform(0.0, 0.999))
 

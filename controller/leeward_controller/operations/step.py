@@ -56,7 +56,8 @@ class Step:
     bounds the steps up to there. Behind it, and when undoing, giving up would leave the record untrue (a guest may run
     where nobody looks for it), so there a step is tried until what it needs is back, or its node is fenced;
     `deadline_s` then bounds one try. A step that `handles_cancel` sees `context.cancelled` itself; others are simply
-    stopped when a cancellation comes before the commit point.
+    stopped when a cancellation comes before the commit point. One that is often `passed_by`, as it finds nothing to do,
+    has that written with the end of the step after it; who takes over in between passes it by once more.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Step:
     deadline_s: float = 60.0
     commits: bool = False
     handles_cancel: bool = False
+    passed_by: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from leeward_controller.domain.node_transitions import check_node_allowed
 from leeward_controller.domain.operation import (
     Arguments,
     CreateArguments,
+    EvacuateArguments,
     Operation,
     OperationType,
     RebootArguments,
@@ -158,6 +159,8 @@ class Submitter:
         commit.replace(subject, replace(changed, current_operation=operation.name))
         if leader_epoch:
             commit.alive(keys.LEADER, leader_epoch)
+        if isinstance(operation.arguments, EvacuateArguments) and operation.arguments.automatic:
+            commit.absent(keys.DISARM)
         try:
             return await self._begin(operation, commit)
         except Conflict:

@@ -31,19 +31,21 @@ __all__ = [
     "Placement",
     "PlacementPolicy",
     "PlacementRequest",
+    "Rank",
     "Ranking",
     "choose",
     "plan_placement",
+    "rank",
 ]
 
-_ALIKE = 0.05
+ALIKE = 0.05
 """Nodes whose shares of free memory differ by less are taken to be as good as each other."""
 
-_LEAST_CHOICE = 3
+LEAST_CHOICE = 3
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Rank:
+class Rank:
     """How good a place is; the lowest is the best."""
 
     regret: int
@@ -55,6 +57,7 @@ class _Rank:
 
     @property
     def wishes(self) -> tuple[int, int, bool]:
+        """What was wished for beside room: places with the same are equals."""
         return self.regret, self.labels_missed, self.less_wanted_pool
 
 
@@ -63,18 +66,25 @@ def plan_placement(
 ) -> Placement:
     """Rank the nodes that can take the request, and tell why the others cannot. Never raises: see `choose`."""
     policy = policy or PlacementPolicy()
-    fitting: list[_Rank] = []
+    fitting: list[Rank] = []
     rejected: dict[str, str] = {}
     for candidate in candidates:
-        reason = why_not(candidate, request, policy)
-        pool, _ = pick_pool(candidate, request, policy)
-        if reason or pool is None:
+        found, reason = rank(candidate, request, policy)
+        if found is None:
             rejected[candidate.node] = reason
         else:
-            fitting.append(_rank(candidate, pool, request, policy))
+            fitting.append(found)
     fitting.sort()
     ranked = tuple(Place(each.node, each.pool_id) for each in fitting)
     return Placement(ranked, rejected, _alike(fitting, policy))
+
+
+def rank(candidate: Candidate, request: PlacementRequest, policy: PlacementPolicy) -> tuple[Rank | None, str]:
+    """How good this node is for the request, or None and why it cannot take it."""
+    if reason := why_not(candidate, request, policy):
+        return None, reason
+    pool, reason = pick_pool(candidate, request, policy)
+    return (None, reason) if pool is None else (_rank(candidate, pool, request, policy), "")
 
 
 def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0.0) -> Place:
@@ -97,11 +107,11 @@ def choose(placement: Placement, request: PlacementRequest, *, spread: float = 0
     raise NoNodeFits(f"no node fits: {reasons}", violations=violations, metadata={"nodes": str(len(violations))})
 
 
-def _rank(candidate: Candidate, pool: CandidatePool, request: PlacementRequest, policy: PlacementPolicy) -> _Rank:
+def _rank(candidate: Candidate, pool: CandidatePool, request: PlacementRequest, policy: PlacementPolicy) -> Rank:
     usable = max(1, usable_memory_mib(candidate, policy))
     free_share = (usable - candidate.allocation.memory_mib) / usable
     missed = sum(1 for key, value in request.preferred_labels.items() if candidate.labels.get(key) != value)
-    return _Rank(
+    return Rank(
         regret=regret(request.companions, candidate.node),
         labels_missed=missed,
         less_wanted_pool=less_wanted(pool, request),
@@ -111,11 +121,11 @@ def _rank(candidate: Candidate, pool: CandidatePool, request: PlacementRequest, 
     )
 
 
-def _alike(fitting: list[_Rank], policy: PlacementPolicy) -> int:
+def _alike(fitting: list[Rank], policy: PlacementPolicy) -> int:
     """Among how many of the first to choose. To pack, all want the fullest, and who comes too late looks again."""
     if not fitting or policy.ranking is Ranking.PACK:
         return min(1, len(fitting))
     best = fitting[0]
     equals = [each for each in fitting if each.wishes == best.wishes]
-    about_as_free = sum(1 for each in equals if each.share <= best.share + _ALIKE)
-    return min(len(equals), max(about_as_free, _LEAST_CHOICE))
+    about_as_free = sum(1 for each in equals if each.share <= best.share + ALIKE)
+    return min(len(equals), max(about_as_free, LEAST_CHOICE))

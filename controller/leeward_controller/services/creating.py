@@ -9,7 +9,14 @@ from leeward.agent.types import CloudInit, Nic
 from leeward.clock import Clock, Ids
 from leeward.errors import InvalidArgument, NotFound
 from leeward_controller.domain.catalog import Flavor, Image
-from leeward_controller.domain.instance import Instance, InstanceState, PlacementRules, Resources, Storage
+from leeward_controller.domain.instance import (
+    Instance,
+    InstanceState,
+    PlacementRules,
+    Resources,
+    RestartPriority,
+    Storage,
+)
 from leeward_controller.records import FLAVORS, GROUPS, IMAGES, Records
 from leeward_controller.services.checks import Checks
 from leeward_controller.services.creating_checks import (
@@ -35,6 +42,7 @@ class NewInstance:
     bridges: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     restart_on_failure: bool = True
+    restart_priority: RestartPriority = RestartPriority.MEDIUM
     cloud_init: CloudInit | None = None
     data_disks_gib: tuple[int, ...] = ()
     storage: Storage = Storage.ANY
@@ -120,6 +128,7 @@ class InstanceMaker:
             created_by=creator,
             labels=dict(new.labels),
             restart_on_failure=new.restart_on_failure,
+            restart_priority=new.restart_priority,
             storage=new.storage,
             data_disks_gib=new.data_disks_gib,
             machine=machine_of(image, field="instance.image"),

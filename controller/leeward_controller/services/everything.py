@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from leeward.clock import Clock, Ids
+from leeward_controller.failover.headroom import HeadroomPolicy
 from leeward_controller.operations.admission import Gatekeeper
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.operations.submit import Submitter
@@ -15,9 +16,12 @@ from leeward_controller.services.beginning import Beginning
 from leeward_controller.services.consoles import Consoles
 from leeward_controller.services.creating import InstanceMaker
 from leeward_controller.services.drain import Drain
+from leeward_controller.services.failover_control import FailoverControl
+from leeward_controller.services.failovers import FailoverService
 from leeward_controller.services.fitting import Fitting
 from leeward_controller.services.flavors import FlavorService
 from leeward_controller.services.groups import GroupService
+from leeward_controller.services.headroom import Headroom
 from leeward_controller.services.history import HistoryService
 from leeward_controller.services.image_files import ImageFiles
 from leeward_controller.services.images import ImageService
@@ -25,6 +29,7 @@ from leeward_controller.services.instance_images import InstanceImages
 from leeward_controller.services.instance_moves import InstanceMoves
 from leeward_controller.services.instance_power import InstancePower
 from leeward_controller.services.instances import InstanceService
+from leeward_controller.services.leftovers import LeftoverService
 from leeward_controller.services.locking import Locking
 from leeward_controller.services.node_operations import NodeOperations
 from leeward_controller.services.nodes import NodeService
@@ -60,6 +65,9 @@ class Services:
     flavors: FlavorService
     backup_policies: BackupPolicyService
     audit: AuditService
+    failover_control: FailoverControl
+    leftovers: LeftoverService
+    failovers: FailoverService
     groups: GroupService
     projects: ProjectService
     operations: OperationService
@@ -80,13 +88,15 @@ def build_services(
     clock: Clock,
     ids: Ids,
     deleted_retention_s: float = 0.0,
+    headroom_policy: HeadroomPolicy | None = None,
 ) -> Services:
     """Put the services together over the parts of a replica."""
     drain = Drain()
     nodes = NodeReader(records=records, codec=codec, view=view)
     presenter = Presenter(records=records, runner=runner, nodes=nodes, clock=clock)
     watches = Watches(records=records, drain=drain)
-    fitting = Fitting(view=view, policy=policy)
+    headroom = Headroom(view=view, placement=policy, policy=headroom_policy or HeadroomPolicy())
+    fitting = Fitting(view=view, policy=policy, headroom=headroom)
     instances = InstanceService(
         records=records,
         submitter=submitter,
@@ -131,6 +141,9 @@ def build_services(
         flavors=FlavorService(records=records, clock=clock, ids=ids),
         backup_policies=BackupPolicyService(records=records, clock=clock, ids=ids),
         audit=AuditService(records=records, view=view, agents=agents),
+        failover_control=FailoverControl(records=records, clock=clock),
+        leftovers=LeftoverService(records=records, view=view, agents=agents),
+        failovers=FailoverService(records=records, view=view, clock=clock),
         groups=GroupService(records=records, clock=clock, ids=ids),
         projects=ProjectService(records=records, clock=clock, ids=ids),
         operations=OperationService(

@@ -6,15 +6,17 @@ from leeward_controller.scheduler.candidates import candidates, report_of
 from leeward_controller.scheduler.cpu import BASELINE, baseline
 from leeward_controller.scheduler.placement import PlacementPolicy, choose, plan_placement
 from leeward_controller.scheduler.requests import request_for
+from leeward_controller.services.headroom import Headroom
 from leeward_controller.view import ClusterView
 
 
 class Fitting:
     """Looks by what this replica knows of the nodes now. The operation itself chooses, by what it finds then."""
 
-    def __init__(self, *, view: ClusterView, policy: PlacementPolicy) -> None:
+    def __init__(self, *, view: ClusterView, policy: PlacementPolicy, headroom: Headroom) -> None:
         self._view = view
         self._policy = policy
+        self._headroom = headroom
 
     def check(
         self,
@@ -25,7 +27,8 @@ class Fitting:
         resources: Resources | None = None,
         for_live: bool = False,
     ) -> None:
-        """Raises NodeUnfit (`named` cannot take it), NoNodeFits (none can; one violation a node).
+        """Raises NodeUnfit (`named` cannot take it), NoNodeFits (none can; one violation a node), ResourceExhausted (it
+        takes more than it did, and the policy on headroom does not allow that).
 
         It takes `resources`, by default those it has; `leaving` looks for another node than the one it is on.
         """
@@ -40,7 +43,11 @@ class Fitting:
         request = request_for(
             self._view, instance, named=named, excluded=excluded, resources=resources, for_live=for_live
         )
-        choose(plan_placement(candidates(self._view), request, policy=self._policy), request)
+        place = choose(plan_placement(candidates(self._view), request, policy=self._policy), request)
+        if not leaving:
+            self._headroom.check(
+                instance, node=place.node, pool_id=place.pool_id, resources=resources or instance.resources
+            )
 
     def cpu_model(self, wanted: str) -> str:
         """The model to record for the one asked for: `baseline` is the best one that all nodes have now.

@@ -8,7 +8,7 @@ from typing import TypeVar
 from leeward import keys, names
 from leeward.clock import Clock
 from leeward.errors import AlreadyExists, Conflict, NotFound
-from leeward_controller.domain.instance import Instance
+from leeward_controller.domain.instance import Instance, RestartPriority
 from leeward_controller.domain.operation import CreateArguments, OperationType
 from leeward_controller.domain.transitions import Immediate, check_lock, check_state
 from leeward_controller.operations.submit import Requester, Submitter
@@ -48,6 +48,7 @@ class InstanceChanges:
 
     labels: Mapping[str, str] | None = None
     restart_on_failure: bool | None = None
+    restart_priority: RestartPriority | None = None
 
 
 class InstanceService:
@@ -125,6 +126,8 @@ class InstanceService:
                 instance = replace(instance, labels=dict(changes.labels))
             if changes.restart_on_failure is not None:
                 instance = replace(instance, restart_on_failure=changes.restart_on_failure)
+            if changes.restart_priority is not None:
+                instance = replace(instance, restart_priority=changes.restart_priority)
             return instance
 
         return await self.change(target, change)

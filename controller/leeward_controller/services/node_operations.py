@@ -9,18 +9,25 @@ from typing import TypeVar
 from leeward import names
 from leeward.clock import Clock
 from leeward.errors import Conflict, FailedPrecondition, Violation
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node, NodeCondition, NodeDuty
 from leeward_controller.domain.node_operation import (
+    DRILL_REASON,
     BringBackArguments,
     DrainNodeArguments,
+    DrainPolicy,
+    DrillMove,
+    DrillNodeArguments,
     FenceNodeArguments,
     OnFailure,
     RemoveNodeArguments,
 )
 from leeward_controller.domain.node_transitions import running_on, with_condition, with_duty
 from leeward_controller.domain.operation import Arguments, OperationType
+from leeward_controller.domain.transitions import TABLE
 from leeward_controller.failover.plan import FailoverPlan, plan_failover
 from leeward_controller.operations.fence_node import node_alive
+from leeward_controller.operations.moving import policy_of
 from leeward_controller.operations.remove_node import check_removable
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
@@ -104,6 +111,33 @@ class NodeOperations:
 
         return await self._begin(target, OperationType.DRAIN_NODE, prepare, requester, checks)
 
+    async def drill(self, target: Target, requester: Requester, *, parallelism: int) -> ShownOperation:
+        """Move each running guest of a node live to where failover would restart it, and back; 0 means the default.
+
+        Raises InvalidArgument, NotFound, WrongState, OperationRunning, Conflict (etag), FailedPrecondition (it is not
+        in service).
+        """
+        checks = Checks()
+        checks.between(parallelism, 0, MAX_PARALLELISM, "parallelism")
+
+        async def prepare(node: Node) -> tuple[Arguments, Change]:
+            _check_in_service(node)
+            arguments = self._drill_of(node, parallelism=parallelism or DrillNodeArguments("").parallelism)
+            return arguments, lambda node: with_duty(node, NodeDuty.DRAINING, reason=DRILL_REASON)
+
+        return await self._begin(target, OperationType.DRILL_NODE, prepare, requester, checks)
+
+    def _drill_of(self, node: Node, *, parallelism: int) -> DrillNodeArguments:
+        """Where failover would restart what runs on the node and may be moved live."""
+        present = [stored.value for stored in self._view.instances_on(node.node)]
+        taking_part = {each.name: each for each in present if _takes_part(each)}
+        moves = tuple(
+            DrillMove(each.instance, taking_part[each.instance].uid, each.node, each.reason)
+            for each in self._plan(node.node, present).placements
+            if each.instance in taking_part
+        )
+        return DrillNodeArguments(node.report.boot_id, moves, len(present) - len(moves), parallelism)
+
     async def fence(self, target: Target, requester: Requester, *, force: bool) -> ShownOperation:
         """Seek a proof that the node's last known boot is over.
 
@@ -173,17 +207,20 @@ class NodeOperations:
 
         Raises InvalidArgument, NotFound.
         """
-        node = (await self._nodes.read(names.node(name))).value
-        plan = plan_failover(
-            node.node,
-            [stored.value for stored in self._view.instances_on(node.node)],
+        node_id = (await self._nodes.read(names.node(name))).value.node
+        plan = self._plan(node_id, [stored.value for stored in self._view.instances_on(node_id)])
+        return plan, self._clock.now()
+
+    def _plan(self, node_id: str, instances: list[Instance]) -> FailoverPlan:
+        return plan_failover(
+            node_id,
+            instances,
             candidates(self._view),
             request_of=lambda instance: request_for(
-                self._view, instance, excluded=((node.node, "it is the node thought away"),), lost_node=True
+                self._view, instance, excluded=((node_id, "it is the node thought away"),), lost_node=True
             ),
             policy=self._policy,
         )
-        return plan, self._clock.now()
 
     def _checked(self, target: Target, requester: Requester, checks: Checks) -> str:
         node_id = checks.parsed(lambda: names.node(target.name), "")
@@ -223,10 +260,29 @@ class NodeOperations:
                     raise
 
 
+def _takes_part(instance: Instance) -> bool:
+    """Whether a drill moves it: it runs, failover would restart it, and its owner lets it be moved live."""
+    runs = instance.state in TABLE[OperationType.LIVE_MIGRATE].allowed_from
+    return runs and instance.restart_on_failure and policy_of(instance) is DrainPolicy.LIVE
+
+
+def _check_in_service(node: Node) -> None:
+    """Raises FailedPrecondition for a node that nothing could be brought back to."""
+    if node.duty is not NodeDuty.IN_SERVICE:
+        why = f"it is {node.duty} ({node.cordon_reason or 'no reason was given'})"
+        raise FailedPrecondition(
+            f"the failover of {node.name} cannot be rehearsed: {why}; uncordon it first",
+            reason="NOT_IN_SERVICE",
+            violations=[Violation("DUTY", node.name, why)],
+            resource=node.name,
+        )
+
+
 def back_in_service(node: Node, *, now: datetime) -> Node:
     """A node that takes instances again. Raises OperationRunning while it is drained."""
     if node.duty is NodeDuty.DRAINING:
-        raise running_on(node, OperationType.DRAIN_NODE)
+        is_drill = node.cordon_reason == DRILL_REASON
+        raise running_on(node, OperationType.DRILL_NODE if is_drill else OperationType.DRAIN_NODE)
     node = replace(with_duty(node, NodeDuty.IN_SERVICE, reason=""), moved_away=())
     if node.condition is not NodeCondition.QUARANTINED:
         return node

@@ -28,7 +28,9 @@ from leeward_controller.view import ClusterView
 log = structlog.get_logger()
 
 LONGEST_WAIT_S = 60.0
-_WITH_PROGRESS = frozenset({OperationType.LIVE_MIGRATE, OperationType.DRAIN_NODE, OperationType.BRING_BACK})
+_WITH_PROGRESS = frozenset(
+    {OperationType.LIVE_MIGRATE, OperationType.DRAIN_NODE, OperationType.BRING_BACK, OperationType.DRILL_NODE}
+)
 
 _FIELDS: Fields[Operation] = {
     "done": lambda operation: "true" if operation.phase.ended else "false",

@@ -288,9 +288,11 @@ async def _patiently(act: Callable[[], Awaitable[None]], *, pause_s: float = 0.1
 
 
 @asynccontextmanager
-async def running(directory: Path, name: str, *, shape: Shape | None = None) -> AsyncIterator[RealCluster]:
+async def running(
+    directory: Path, name: str, *, shape: Shape | None = None, controller_config: Path | None = None
+) -> AsyncIterator[RealCluster]:
     """A real cluster for the length of a block; nothing of it stays, whatever happens in the block."""
-    cluster = await RealCluster.start(directory, name, shape=shape)
+    cluster = await RealCluster.start(directory, name, shape=shape, controller_config=controller_config)
     try:
         yield cluster
     finally:

@@ -17,14 +17,16 @@ from leeward_controller.adapters.convert_state import StateCodec
 from leeward_controller.adapters.fence_agents import NoFence
 from leeward_controller.core import ControllerCore, Policy
 from leeward_controller.ports import Fence
-from leeward_lab.simulated.link import CallHook, LinkedAgent, no_hook
+from leeward_lab.simulated.link import CallHook, LinkedAgent, Repeats, no_hook, no_repeats
 from leeward_lab.simulated.network import CONTROLLERS, STORE, Network
 from leeward_lab.simulated.node import SimulatedNode
 from leeward_lab.simulated.stores import LinkedStore, StoreHook
 from leeward_lab.simulated.stores import no_hook as no_store_hook
 from leeward_lab.simulated.tasks import Life
+from leeward_lab.virtual_time import thaw
 
 POOL_ID = "shared"
+SECOND_POOL_ID = "shared-2"
 
 
 class SimulatedController:
@@ -42,7 +44,7 @@ class SimulatedController:
     ) -> ControllerCore:
         """Start a new replica; the hooks surround all its calls (`agent_hook` None: that of the cluster)."""
         cluster = self._cluster
-        self._life = Life()
+        self._life = Life(self.name)
         self.core = ControllerCore(
             store=cluster.linked_store(self.name, hook=store_hook),
             codec=StateCodec(),
@@ -62,7 +64,8 @@ class SimulatedController:
         self._life.spawn(request)
 
     async def kill(self) -> None:
-        """SIGKILL: nothing is handed over, its keys stay until their leases end."""
+        """SIGKILL: nothing is handed over, its keys stay until their leases end. It ends even a stopped process."""
+        thaw(self.name)
         core, self.core = self.core, None
         if core is not None:
             core.abandon()
@@ -90,7 +93,12 @@ class LinkedAgents:
         """The agent of a node, reached as the network stands at each call."""
         simulated = self._cluster.nodes[node]
         return LinkedAgent(
-            node, find=partial(self._find, simulated), broken=partial(self._broken, simulated), hook=self._hook
+            node,
+            find=partial(self._find, simulated),
+            broken=partial(self._broken, simulated),
+            hook=self._hook,
+            repeats=self._cluster.repeats,
+            context=simulated.agent_context,
         )
 
     def _find(self, node: SimulatedNode) -> AgentApi | None:
@@ -106,10 +114,10 @@ WrapStore = Callable[[Store, str], Store]
 class SimulatedCluster:
     """All of it, not yet started. With `files`, guests write their console and boot count below that directory.
 
-    With `local_pools`, each host has a pool of its own beside the shared one. `clocks` gives parts by name a clock of
-    their own that runs a little fast or slow. `wrap_store(store, name)` may put something between the store and the
-    part of that name, beside the network. `agent_hooks(name)` surrounds what the controller of that name asks of
-    agents.
+    With `local_pools`, each host has a pool of its own beside the shared one; with `second_pool` all share another.
+    `clocks` gives parts by name a clock of their own that runs a little fast or slow. `wrap_store(store, name)` may
+    put something between the store and the part of that name, beside the network. `agent_hooks(name)` surrounds
+    what the controller of that name asks of agents; of that, `repeats` tells what arrives twice.
     """
 
     def __init__(
@@ -127,15 +135,18 @@ class SimulatedCluster:
         files: Path | None = None,
         store_delay_s: float = 0.001,
         local_pools: bool = False,
+        second_pool: bool = False,
         clocks: Mapping[str, Clock] | None = None,
         wrap_store: WrapStore | None = None,
         agent_hooks: Callable[[str], CallHook] = lambda _: no_hook,
+        repeats: Repeats = no_repeats,
         on_run_change: Callable[[str, str, bool, int], None] | None = None,
     ) -> None:
         self.clock, self.ids, self.rng = clock, ids, rng
         self._clocks = clocks or {}
         self._wrap_store = wrap_store
         self._agent_hooks = agent_hooks
+        self.repeats = repeats
         self.policy = policy or Policy()
         self.timing = timing or SimulatedTiming()
         self.lease_ttl_s = lease_ttl_s
@@ -146,9 +157,14 @@ class SimulatedCluster:
         self.store = MemoryStore(clock)
         self.pool = MemoryPoolContents(POOL_ID)
         self.pools = {POOL_ID: self.pool}
+        if second_pool:
+            self.pools[SECOND_POOL_ID] = MemoryPoolContents(SECOND_POOL_ID)
         if local_pools:
             self.pools |= {(own := local_pool_id(name)): MemoryPoolContents(own) for name in node_names(nodes)}
         self.world = SimulatedWorld(on_run_change=on_run_change, reaches=self.network.reaches)
+        if files is None:
+            for pool in self.pools.values():
+                pool.memories = self.world.traces.memories
         self.nodes = {name: SimulatedNode(self, name) for name in node_names(nodes)}
         self.controllers: dict[str, SimulatedController] = {}
 
@@ -159,8 +175,13 @@ class SimulatedCluster:
         return controller
 
     def pools_of(self, node: str) -> list[MemoryPoolContents]:
-        """The pools of a host: the shared one first, then its own, where it has one."""
-        return [self.pools[pool_id] for pool_id in (POOL_ID, local_pool_id(node)) if pool_id in self.pools]
+        """The pools of a host: the shared ones first, then its own, where it has one."""
+        ids = (POOL_ID, SECOND_POOL_ID, local_pool_id(node))
+        return [self.pools[pool_id] for pool_id in ids if pool_id in self.pools]
+
+    def is_shared(self, contents: MemoryPoolContents) -> bool:
+        """Whether all hosts have that pool."""
+        return contents.pool_id in (POOL_ID, SECOND_POOL_ID)
 
     def clock_of(self, name: str) -> Clock:
         """The clock that the part of that name goes by."""

@@ -5,8 +5,8 @@ unknown end: the other side may go on with it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from leeward.agent.api import AgentApi
@@ -28,21 +28,32 @@ from leeward.agent.types import (
     SnapshotFile,
 )
 from leeward.errors import AgentIndefinite, AgentUnavailable
+from leeward_lab.virtual_time import is_frozen, process
 
 T = TypeVar("T")
 
 CallHook = Callable[[str, str], Awaitable[None]]
+
+Repeats = Callable[[str, str], float | None]
+"""Of a call to a node: after how many seconds it arrives there once more, by itself; None: it does not."""
 
 
 async def no_hook(_target: str, _method: str) -> None:
     """Nothing happens around a call."""
 
 
+def no_repeats(_target: str, _method: str) -> float | None:
+    """Every call arrives once."""
+    return None
+
+
 class LinkedAgent:
     """An `AgentApi` whose calls go over a link.
 
     `find` gives the agent that answers now, or None; `broken` is awaited beside each call and completes when the link
-    breaks. `hook(node, method)` runs before a call leaves and after its answer is back.
+    breaks. `hook(node, method)` runs before a call leaves and after its answer is back. `repeats` tells of calls that
+    arrive a second time, as a network may have it. The agent works in `context`, that of its process, which may be
+    stopped.
     """
 
     def __init__(
@@ -52,23 +63,49 @@ class LinkedAgent:
         find: Callable[[], AgentApi | None],
         broken: Callable[[], Awaitable[None]],
         hook: CallHook = no_hook,
+        repeats: Repeats = no_repeats,
+        context: Callable[[], Context] = copy_context,
     ) -> None:
         self._node = node
         self._find = find
         self._broken = broken
         self._hook = hook
+        self._repeats = repeats
+        self._context = context
+        self._apart: set[asyncio.Task[Any]] = set()  # What nobody here waits for any more.
 
     async def _call(self, method: str, act: Callable[[AgentApi], Awaitable[T]]) -> T:
         await self._hook(self._node, f"before {method}")
         agent = self._find()
         if agent is None:
             raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
+        after_s = self._repeats(self._node, method)
+        if after_s is not None:
+            self._set_apart(self._at_agent(self._repeat(after_s, act)))
         result = await self._race(agent, act)
         await self._hook(self._node, f"after {method}")
         return result
 
+    def _at_agent(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work, context=self._context())
+
+    def _set_apart(self, task: asyncio.Task[Any]) -> None:
+        self._apart.add(task)
+        task.add_done_callback(self._was_apart)
+
+    def _was_apart(self, task: asyncio.Task[Any]) -> None:
+        self._apart.discard(task)
+        if not task.cancelled():
+            task.exception()  # Nobody hears of it.
+
+    async def _repeat(self, after_s: float, act: Callable[[AgentApi], Awaitable[Any]]) -> None:
+        await asyncio.sleep(after_s)
+        agent = self._find()
+        if agent is not None:
+            await act(agent)
+
     async def _race(self, agent: AgentApi, act: Callable[[AgentApi], Awaitable[T]]) -> T:
-        call = asyncio.ensure_future(_as_coroutine(act(agent)))
+        call = self._at_agent(_act_on(agent, act))
         broken = asyncio.ensure_future(_as_coroutine(self._broken()))
         both: set[asyncio.Future[Any]] = {call, broken}
         try:
@@ -78,7 +115,11 @@ class LinkedAgent:
         finally:
             broken.cancel()
             call.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            if self._is_stopped():
+                # It learns of its caller's going when it goes on.
+                self._set_apart(call)
+            else:
+                await asyncio.gather(*both, return_exceptions=True)
         raise AgentIndefinite(f"nodes/{self._node} was lost in mid-call")
 
     async def _stream(
@@ -88,13 +129,27 @@ class LinkedAgent:
         agent = self._find()
         if agent is None:
             raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
-        async with aclosing(open_(agent)) as stream:
+        stream = open_(agent)
+        try:
             while True:
                 try:
                     item = await self._race(agent, lambda _: anext(stream))
                 except StopAsyncIteration:
                     return
                 yield item
+        finally:
+            if self._is_stopped():
+                self._set_apart(self._at_agent(self._close(stream, after=frozenset(self._apart))))
+            else:
+                await self._close(stream, after=frozenset(self._apart))
+
+    async def _close(self, stream: AsyncGenerator[Any, None], *, after: frozenset[asyncio.Task[Any]]) -> None:
+        if after:
+            await asyncio.wait(after)
+        await stream.aclose()
+
+    def _is_stopped(self) -> bool:
+        return is_frozen(self._context().get(process, ""))
 
     async def describe_node(self) -> NodeReport:
         return await self._call("describe_node", lambda agent: agent.describe_node())
@@ -237,6 +292,11 @@ class LinkedAgent:
         return await self._call(
             "read_console", lambda agent: agent.read_console(uid=uid, offset=offset, limit_bytes=limit_bytes)
         )
+
+
+async def _act_on(agent: AgentApi, act: Callable[[AgentApi], Awaitable[T]]) -> T:
+    """Nothing is asked of the agent when the call is given up before it has begun."""
+    return await act(agent)
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:

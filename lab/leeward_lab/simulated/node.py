@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leeward import keys
 from leeward.agent.convert import decode_node_report, encode_node_report
-from leeward.agent.types import GuestSpec, GuestState, MigrationDestination, PoolSource, StopCause
+from leeward.agent.types import GuestSpec, GuestState, MigrationDestination, PoolSource, PutAside, StopCause
 from leeward.errors import AgentUnavailable
 from leeward_agent.claims import MemoryClaims
 from leeward_agent.core import Agent, NodeIdentity
@@ -16,9 +17,10 @@ from leeward_agent.guard.simulated import SimulatedGuard
 from leeward_agent.heartbeat.service import HeartbeatService
 from leeward_agent.hypervisors.simulated.driver import SimulatedHypervisor
 from leeward_agent.ports import MigrationRoute, MigrationTransport
-from leeward_agent.reconcile import Leftover
+from leeward_agent.quarantine import Leftover
 from leeward_agent.storage.memory import MemoryPool, MemoryPoolContents
 from leeward_lab.simulated.tasks import Life
+from leeward_lab.virtual_time import thaw
 
 if TYPE_CHECKING:
     from leeward_lab.simulated.cluster import SimulatedCluster
@@ -34,6 +36,9 @@ class _MemoryQuarantine:
 
     async def keep(self, leftover: Leftover, definition: str) -> None:
         self.leftovers.append(leftover)
+
+    async def kept(self) -> tuple[PutAside, ...]:
+        return tuple(leftover.told() for leftover in self.leftovers)
 
 
 class SimulatedNode:
@@ -78,10 +83,15 @@ class SimulatedNode:
         await self.kill_agent()
         await self._host_life.end()
 
+    def lose_guard(self) -> None:
+        """Let the guard answer its agent no more, which says so in its heartbeat: it is not armed."""
+        assert self._guard is not None
+        self._guard.reachable = False
+
     async def start_agent(self) -> None:
         """Start the agent on the running host."""
         cluster = self._cluster
-        self._agent_life = Life()
+        self._agent_life = Life(self.agent_process)
         pools = [self._pool(contents) for contents in cluster.pools_of(self.name)]
         hypervisor = SimulatedHypervisor(self.host)
         assert self._guard is not None
@@ -117,15 +127,16 @@ class SimulatedNode:
             vitals=heartbeats,
             routes=self,
             peers=self,
+            quarantine=self.quarantine,
             clock=self._clock,
         )
         self.agent, self.heartbeats = agent, heartbeats
         self._agent_life.spawn(heartbeats.run())
         self._agent_life.spawn(agent.run_events())
-        self._agent_life.spawn(agent.reconciler(self.quarantine, interval_s=5.0).run())
+        self._agent_life.spawn(agent.reconciler(interval_s=5.0).run())
 
     def _pool(self, contents: MemoryPoolContents) -> MemoryPool:
-        files, is_shared = self._cluster.files, contents is self._cluster.pool
+        files, is_shared = self._cluster.files, self._cluster.is_shared(contents)
         kind = MemoryPool if files is None else _FilesPool
         root = files.with_name(f"{files.name}-{contents.pool_id}") if files is not None and not is_shared else files
         return kind(contents, self._clock, node=self.name, root=root, is_network=is_shared)
@@ -139,11 +150,21 @@ class SimulatedNode:
         return directory
 
     async def kill_agent(self) -> None:
-        """SIGKILL the agent; its guests and the guard go on."""
+        """SIGKILL the agent; its guests and the guard go on. It ends even a process that is stopped."""
+        thaw(self.agent_process)
         agent, self.agent = self.agent, None
         if agent is not None:
             await agent.end_at_once()
         await self._agent_life.end()
+
+    @property
+    def agent_process(self) -> str:
+        """The name by which the agent's process can be frozen."""
+        return f"agent of {self.name}"
+
+    def agent_context(self) -> Context:
+        """In which the agent works on what it is asked."""
+        return self._agent_life.context()
 
     async def agent_ended(self) -> None:
         """Wait until the agent that runs now is gone."""

@@ -46,6 +46,7 @@ def services_of(cluster: SimulatedCluster, core: ControllerCore, peers: Peers) -
         fence=core.fence,
         policy=core.policy.placement,
         deleted_retention_s=core.policy.deleted_retention_s,
+        headroom_policy=core.policy.headroom,
         clock=cluster.clock,
         ids=cluster.ids,
     )

@@ -2,22 +2,34 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from typing import Any
+
+from leeward_lab.virtual_time import process
 
 
 class Life:
-    """Tasks of one process. What ends one of them with an error is kept for whoever asks."""
+    """Tasks of one process. What ends one of them with an error is kept for whoever asks.
 
-    def __init__(self) -> None:
+    On virtual time a process with a name can be stopped with `freeze`; it has to be thawed before it is ended.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._context = copy_context()
+        self._context.run(process.set, name)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failure: BaseException | None = None
         self.ended = asyncio.Event()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run until the life ends."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.get_running_loop().create_task(work, context=self.context())
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+
+    def context(self) -> Context:
+        """For what is done on behalf of this process by others: its own work, which stops with it."""
+        return self._context.copy()
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -7,7 +7,13 @@ from leeward_controller.domain.instance import InstanceState
 from leeward_controller.domain.operation import OperationPhase, OperationType
 
 NODE_OPERATIONS = frozenset(
-    {OperationType.DRAIN_NODE, OperationType.BRING_BACK, OperationType.FENCE_NODE, OperationType.REMOVE_NODE}
+    {
+        OperationType.DRAIN_NODE,
+        OperationType.BRING_BACK,
+        OperationType.DRILL_NODE,
+        OperationType.FENCE_NODE,
+        OperationType.REMOVE_NODE,
+    }
 )
 INSTANCE_OPERATIONS = frozenset(OperationType) - NODE_OPERATIONS
 

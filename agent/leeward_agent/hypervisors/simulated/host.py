@@ -6,6 +6,7 @@ Everything runs on one event loop and one clock, so a run is decided by its inpu
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from leeward.agent.types import (
@@ -190,7 +191,8 @@ class SimulatedHost:
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work of the host itself, which goes on when the agent dies, and ends with the host's power."""
-        task = asyncio.get_running_loop().create_task(work)
+        # In no caller's context: it is not part of the process that asks for it.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task

@@ -11,6 +11,7 @@ holds XML, a path, or a command line. Errors are `google.rpc.Status` in the trai
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -1002,6 +1003,7 @@ class Inventory(_message.Message):
     GUESTS_FIELD_NUMBER: _builtins.int
     SOCKETS_FIELD_NUMBER: _builtins.int
     CONSOLE_LOGS_FIELD_NUMBER: _builtins.int
+    PUT_ASIDE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolInventory]:
         """Its pools."""
@@ -1018,6 +1020,10 @@ class Inventory(_message.Message):
     def console_logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The uids of guests that a console log was found for."""
 
+    @_builtins.property
+    def put_aside(self) -> _containers.RepeatedCompositeFieldContainer[Global___PutAside]:
+        """Guests whose definition was put aside."""
+
     def __init__(
         self,
         *,
@@ -1025,14 +1031,55 @@ class Inventory(_message.Message):
         guests: _abc.Iterable[Global___GuestStatus] | None = ...,
         sockets: _abc.Iterable[_builtins.str] | None = ...,
         console_logs: _abc.Iterable[_builtins.str] | None = ...,
+        put_aside: _abc.Iterable[Global___PutAside] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["console_logs", b"console_logs", "guests", b"guests", "pools", b"pools", "sockets", b"sockets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["console_logs", b"console_logs", "guests", b"guests", "pools", b"pools", "put_aside", b"put_aside", "sockets", b"sockets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+
+@_typing.final
+class PutAside(_message.Message):
+    """A guest that a host held although the right to run it had moved: ended, and its definition kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_EPOCH_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """Its uid."""
+    name: _builtins.str
+    """Its name."""
+    run_epoch: _builtins.int
+    """The run epoch that the host held it with."""
+    holder: _builtins.str
+    """The node that had the right to run it by then."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was put aside."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        run_epoch: _builtins.int = ...,
+        holder: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "name", b"name", "run_epoch", b"run_epoch", "time", b"time", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutAside: _TypeAlias = PutAside  # noqa: Y015
 
 @_typing.final
 class MigrationDestination(_message.Message):

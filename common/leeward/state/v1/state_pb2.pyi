@@ -437,6 +437,7 @@ class Instance(_message.Message):
     RESCUE_FIELD_NUMBER: _builtins.int
     SHELF_FIELD_NUMBER: _builtins.int
     DELETION_FIELD_NUMBER: _builtins.int
+    RESTART_PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     uid: _builtins.str
@@ -475,6 +476,8 @@ class Instance(_message.Message):
     """The named CPU model, or empty."""
     group: _builtins.str
     """Resource name of its group."""
+    restart_priority: _builtins.str
+    """Name of a RestartPriority; empty in records older than it, which means MEDIUM."""
     @_builtins.property
     def resources(self) -> Global___Resources:
         """What the flavor gave when it was made."""
@@ -567,10 +570,11 @@ class Instance(_message.Message):
         rescue: Global___Rescue | None = ...,
         shelf: Global___Shelf | None = ...,
         deletion: Global___Deletion | None = ...,
+        restart_priority: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "create_time", b"create_time", "deletion", b"deletion", "last_boot_time", b"last_boot_time", "lock", b"lock", "placement", b"placement", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "shelf", b"shelf", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "deletion", b"deletion", "fault", b"fault", "firmware", b"firmware", "flavor", b"flavor", "group", b"group", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "machine", b"machine", "name", b"name", "nics", b"nics", "node", b"node", "placement", b"placement", "pool_id", b"pool_id", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "run_epoch", b"run_epoch", "shelf", b"shelf", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "deletion", b"deletion", "fault", b"fault", "firmware", b"firmware", "flavor", b"flavor", "group", b"group", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "machine", b"machine", "name", b"name", "nics", b"nics", "node", b"node", "placement", b"placement", "pool_id", b"pool_id", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelf", b"shelf", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,6 +1166,7 @@ class EvacuateArguments(_message.Message):
     FENCED_BOOT_ID_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     ALLOW_REBUILD_FIELD_NUMBER: _builtins.int
+    PREFERRED_NODE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node asked for by name."""
     fenced_node: _builtins.str
@@ -1172,6 +1177,8 @@ class EvacuateArguments(_message.Message):
     """Whether failover asked for it."""
     allow_rebuild: _builtins.bool
     """Whether it may be made anew when its disk was on the lost node."""
+    preferred_node: _builtins.str
+    """Where failover has seen room for it."""
     def __init__(
         self,
         *,
@@ -1180,10 +1187,11 @@ class EvacuateArguments(_message.Message):
         fenced_boot_id: _builtins.str = ...,
         automatic: _builtins.bool = ...,
         allow_rebuild: _builtins.bool = ...,
+        preferred_node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_rebuild", b"allow_rebuild", "automatic", b"automatic", "fenced_boot_id", b"fenced_boot_id", "fenced_node", b"fenced_node", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_rebuild", b"allow_rebuild", "automatic", b"automatic", "fenced_boot_id", b"fenced_boot_id", "fenced_node", b"fenced_node", "node", b"node", "preferred_node", b"preferred_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1513,6 +1521,76 @@ class BringBackArguments(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BringBackArguments: _TypeAlias = BringBackArguments  # noqa: Y015
+
+@_typing.final
+class DrillMove(_message.Message):
+    """Where an instance goes in a drill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name of the instance."""
+    instance_uid: _builtins.str
+    """Its uid."""
+    node: _builtins.str
+    """Id of the node; empty when there is no place."""
+    reason: _builtins.str
+    """Why there, or nowhere."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        instance_uid: _builtins.str = ...,
+        node: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "instance_uid", b"instance_uid", "node", b"node", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillMove: _TypeAlias = DrillMove  # noqa: Y015
+
+@_typing.final
+class DrillNodeArguments(_message.Message):
+    """Arguments of a drill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    PLACEMENTS_FIELD_NUMBER: _builtins.int
+    LEFT_ALONE_FIELD_NUMBER: _builtins.int
+    PARALLELISM_FIELD_NUMBER: _builtins.int
+    boot_id: _builtins.str
+    """The boot of the node when it was asked for."""
+    left_alone: _builtins.int
+    """How many instances take no part."""
+    parallelism: _builtins.int
+    """How many instances are moved at the same time."""
+    @_builtins.property
+    def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrillMove]:
+        """Where each guest is to go."""
+
+    def __init__(
+        self,
+        *,
+        boot_id: _builtins.str = ...,
+        placements: _abc.Iterable[Global___DrillMove] | None = ...,
+        left_alone: _builtins.int = ...,
+        parallelism: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "left_alone", b"left_alone", "parallelism", b"parallelism", "placements", b"placements"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillNodeArguments: _TypeAlias = DrillNodeArguments  # noqa: Y015
 
 @_typing.final
 class FenceNodeArguments(_message.Message):
@@ -1858,6 +1936,7 @@ class Operation(_message.Message):
     BRING_BACK_ARGUMENTS_FIELD_NUMBER: _builtins.int
     FENCE_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     REMOVE_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    DRILL_NODE_ARGUMENTS_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
@@ -1986,6 +2065,10 @@ class Operation(_message.Message):
         """For REMOVE_NODE."""
 
     @_builtins.property
+    def drill_node_arguments(self) -> Global___DrillNodeArguments:
+        """For DRILL_NODE."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
 
@@ -2039,6 +2122,7 @@ class Operation(_message.Message):
         bring_back_arguments: Global___BringBackArguments | None = ...,
         fence_node_arguments: Global___FenceNodeArguments | None = ...,
         remove_node_arguments: Global___RemoveNodeArguments | None = ...,
+        drill_node_arguments: Global___DrillNodeArguments | None = ...,
         phase: _builtins.str = ...,
         step: _builtins.str = ...,
         requested_by: _builtins.str = ...,
@@ -2059,11 +2143,11 @@ class Operation(_message.Message):
         node_uid: _builtins.str = ...,
         parent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "plain_arguments", b"plain_arguments", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "stop_arguments", b"stop_arguments", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "drill_node_arguments", b"drill_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "plain_arguments", b"plain_arguments", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "stop_arguments", b"stop_arguments", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "node", b"node", "node_uid", b"node_uid", "owner", b"owner", "parent", b"parent", "phase", b"phase", "plain_arguments", b"plain_arguments", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "drill_node_arguments", b"drill_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "node", b"node", "node_uid", b"node_uid", "owner", b"owner", "parent", b"parent", "phase", b"phase", "plain_arguments", b"plain_arguments", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_arguments: _TypeAlias = _typing.Literal["create_arguments", "start_arguments", "stop_arguments", "reboot_arguments", "delete_arguments", "live_migrate_arguments", "evacuate_arguments", "plain_arguments", "resize_arguments", "snapshot_arguments", "migrate_arguments", "shelve_arguments", "unshelve_arguments", "rescue_arguments", "rebuild_arguments", "drain_node_arguments", "bring_back_arguments", "fence_node_arguments", "remove_node_arguments"]  # noqa: Y015
+    _WhichOneofReturnType_arguments: _TypeAlias = _typing.Literal["create_arguments", "start_arguments", "stop_arguments", "reboot_arguments", "delete_arguments", "live_migrate_arguments", "evacuate_arguments", "plain_arguments", "resize_arguments", "snapshot_arguments", "migrate_arguments", "shelve_arguments", "unshelve_arguments", "rescue_arguments", "rebuild_arguments", "drain_node_arguments", "bring_back_arguments", "fence_node_arguments", "remove_node_arguments", "drill_node_arguments"]  # noqa: Y015
     _WhichOneofArgType_arguments: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_arguments) -> _WhichOneofReturnType_arguments | None: ...
 
@@ -2216,6 +2300,7 @@ class Controller(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LEAD_TIME_FIELD_NUMBER: _builtins.int
     controller: _builtins.str
     """Its id, new at each start."""
     address: _builtins.str
@@ -2228,6 +2313,10 @@ class Controller(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
 
+    @_builtins.property
+    def lead_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it leads; only in the leader's key."""
+
     def __init__(
         self,
         *,
@@ -2236,10 +2325,11 @@ class Controller(_message.Message):
         version: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         draining: _builtins.bool = ...,
+        lead_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lead_time", b"lead_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "controller", b"controller", "draining", b"draining", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "controller", b"controller", "draining", b"draining", "lead_time", b"lead_time", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2254,8 +2344,12 @@ class Brake(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    UNWELL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """In words."""
+    unwell: _builtins.bool
+    """Whether its cause is that the controllers' own sight was not to be trusted."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The nodes that look dead."""
@@ -2264,20 +2358,96 @@ class Brake(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """Since when."""
 
+    @_builtins.property
+    def release(self) -> Global___BrakeRelease:
+        """An operator's release for these nodes; unset without one."""
+
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         nodes: _abc.Iterable[_builtins.str] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        unwell: _builtins.bool = ...,
+        release: Global___BrakeRelease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "reason", b"reason", "release", b"release", "time", b"time", "unwell", b"unwell"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Brake: _TypeAlias = Brake  # noqa: Y015
+
+@_typing.final
+class BrakeRelease(_message.Message):
+    """An operator's word that evacuation may go on although the brake's cause persists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RELEASED_BY_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, as the operator said."""
+    released_by: _builtins.str
+    """Who."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        released_by: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "released_by", b"released_by", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrakeRelease: _TypeAlias = BrakeRelease  # noqa: Y015
+
+@_typing.final
+class Disarm(_message.Message):
+    """An operator's word that nodes are neither fenced nor evacuated by themselves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DISARMED_BY_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, as the operator said."""
+    disarmed_by: _builtins.str
+    """Who."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when at the latest."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        disarmed_by: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disarmed_by", b"disarmed_by", "expire_time", b"expire_time", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disarm: _TypeAlias = Disarm  # noqa: Y015
 
 @_typing.final
 class InstanceEvent(_message.Message):
@@ -2773,3 +2943,265 @@ class Admission(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Admission: _TypeAlias = Admission  # noqa: Y015
+
+@_typing.final
+class FailoverRecord(_message.Message):
+    """What became of a node that was lost. Seconds count from when its lease was lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    DETECT_S_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    TO_RESTART_FIELD_NUMBER: _builtins.int
+    LEFT_ALONE_FIELD_NUMBER: _builtins.int
+    RESTARTED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    NO_PLACE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    FIRST_RESTART_TIME_FIELD_NUMBER: _builtins.int
+    LAST_RESTART_TIME_FIELD_NUMBER: _builtins.int
+    FIRST_RESTART_S_FIELD_NUMBER: _builtins.int
+    LAST_RESTART_S_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    GUESTS_FIELD_NUMBER: _builtins.int
+    GUESTS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique among those that are kept, and in the order of time."""
+    node: _builtins.str
+    """Id of the node."""
+    boot_id: _builtins.str
+    """The boot that was lost."""
+    state: _builtins.str
+    """Name of a FailoverState."""
+    controller: _builtins.str
+    """Id of the controller that wrote this last."""
+    measured: _builtins.bool
+    """Whether one controller saw all of it, so that its seconds are from a monotonic clock."""
+    detect_s: _builtins.float
+    """When both heartbeats were found to be lost."""
+    to_restart: _builtins.int
+    """Instances that were to be restarted elsewhere."""
+    left_alone: _builtins.int
+    """Instances that were not to be."""
+    restarted: _builtins.int
+    """Instances that were restarted."""
+    failed: _builtins.int
+    """Instances whose last try failed for another reason than that no node fitted."""
+    no_place: _builtins.int
+    """Instances that no node fitted when they were last tried."""
+    waiting: _builtins.int
+    """Instances whose turn has not come."""
+    first_restart_s: _builtins.float
+    """The same in seconds."""
+    last_restart_s: _builtins.float
+    """The same in seconds."""
+    total_s: _builtins.float
+    """The same in seconds."""
+    guests_left_out: _builtins.int
+    """How many there are besides."""
+    kind: _builtins.str
+    """Name of a FailoverKind."""
+    operation: _builtins.str
+    """Resource name of the operation of a drill."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When its lease was seen to be lost."""
+
+    @_builtins.property
+    def proof(self) -> Global___FailoverProof:
+        """The proof, once there is one."""
+
+    @_builtins.property
+    def first_restart_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first instance was restarted."""
+
+    @_builtins.property
+    def last_restart_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last instance was restarted."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def guests(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailoverGuest]:
+        """The instances, by name."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        controller: _builtins.str = ...,
+        measured: _builtins.bool = ...,
+        detect_s: _builtins.float | None = ...,
+        proof: Global___FailoverProof | None = ...,
+        to_restart: _builtins.int = ...,
+        left_alone: _builtins.int = ...,
+        restarted: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        no_place: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        first_restart_time: _timestamp_pb2.Timestamp | None = ...,
+        last_restart_time: _timestamp_pb2.Timestamp | None = ...,
+        first_restart_s: _builtins.float | None = ...,
+        last_restart_s: _builtins.float | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        total_s: _builtins.float | None = ...,
+        guests: _abc.Iterable[Global___FailoverGuest] | None = ...,
+        guests_left_out: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_detect_s", b"_detect_s", "_first_restart_s", b"_first_restart_s", "_last_restart_s", b"_last_restart_s", "_total_s", b"_total_s", "begin_time", b"begin_time", "detect_s", b"detect_s", "end_time", b"end_time", "first_restart_s", b"first_restart_s", "first_restart_time", b"first_restart_time", "last_restart_s", b"last_restart_s", "last_restart_time", b"last_restart_time", "proof", b"proof", "total_s", b"total_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_detect_s", b"_detect_s", "_first_restart_s", b"_first_restart_s", "_last_restart_s", b"_last_restart_s", "_total_s", b"_total_s", "begin_time", b"begin_time", "boot_id", b"boot_id", "controller", b"controller", "detect_s", b"detect_s", "end_time", b"end_time", "failed", b"failed", "first_restart_s", b"first_restart_s", "first_restart_time", b"first_restart_time", "guests", b"guests", "guests_left_out", b"guests_left_out", "id", b"id", "kind", b"kind", "last_restart_s", b"last_restart_s", "last_restart_time", b"last_restart_time", "left_alone", b"left_alone", "measured", b"measured", "no_place", b"no_place", "node", b"node", "operation", b"operation", "proof", b"proof", "restarted", b"restarted", "state", b"state", "to_restart", b"to_restart", "total_s", b"total_s", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__detect_s: _TypeAlias = _typing.Literal["detect_s"]  # noqa: Y015
+    _WhichOneofArgType__detect_s: _TypeAlias = _typing.Literal["_detect_s", b"_detect_s"]  # noqa: Y015
+    _WhichOneofReturnType__first_restart_s: _TypeAlias = _typing.Literal["first_restart_s"]  # noqa: Y015
+    _WhichOneofArgType__first_restart_s: _TypeAlias = _typing.Literal["_first_restart_s", b"_first_restart_s"]  # noqa: Y015
+    _WhichOneofReturnType__last_restart_s: _TypeAlias = _typing.Literal["last_restart_s"]  # noqa: Y015
+    _WhichOneofArgType__last_restart_s: _TypeAlias = _typing.Literal["_last_restart_s", b"_last_restart_s"]  # noqa: Y015
+    _WhichOneofReturnType__total_s: _TypeAlias = _typing.Literal["total_s"]  # noqa: Y015
+    _WhichOneofArgType__total_s: _TypeAlias = _typing.Literal["_total_s", b"_total_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detect_s) -> _WhichOneofReturnType__detect_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_restart_s) -> _WhichOneofReturnType__first_restart_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_restart_s) -> _WhichOneofReturnType__last_restart_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_s) -> _WhichOneofReturnType__total_s | None: ...
+
+Global___FailoverRecord: _TypeAlias = FailoverRecord  # noqa: Y015
+
+@_typing.final
+class FailoverProof(_message.Message):
+    """The proof that ended the search in a failover."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Name of a ProofKind."""
+    evidence: _builtins.str
+    """What was seen, in words."""
+    seconds: _builtins.float
+    """The same in seconds."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was complete."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "kind", b"kind", "seconds", b"seconds", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailoverProof: _TypeAlias = FailoverProof  # noqa: Y015
+
+@_typing.final
+class FailoverGuest(_message.Message):
+    """What became of one instance in a failover. Seconds count from when the node's lease was lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TO_NODE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    BEGUN_S_FIELD_NUMBER: _builtins.int
+    ENDED_S_FIELD_NUMBER: _builtins.int
+    RESTART_S_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Resource name of the instance."""
+    instance_uid: _builtins.str
+    """Its uid."""
+    outcome: _builtins.str
+    """Name of a GuestOutcome."""
+    to_node: _builtins.str
+    """Id of the node where it went."""
+    operation: _builtins.str
+    """Resource name of the operation that tried last."""
+    tries: _builtins.int
+    """How many have tried."""
+    begun_s: _builtins.float
+    """When the first try began, in seconds."""
+    ended_s: _builtins.float
+    """When the last try ended, in seconds."""
+    restart_s: _builtins.float
+    """How long its new node took to start it."""
+    error: _builtins.str
+    """Why its last try failed."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first try began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last try ended."""
+
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        instance_uid: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        to_node: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        tries: _builtins.int = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        begun_s: _builtins.float | None = ...,
+        ended_s: _builtins.float | None = ...,
+        restart_s: _builtins.float | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "restart_s", b"restart_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "restart_s", b"restart_s", "to_node", b"to_node", "tries", b"tries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__begun_s: _TypeAlias = _typing.Literal["begun_s"]  # noqa: Y015
+    _WhichOneofArgType__begun_s: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s"]  # noqa: Y015
+    _WhichOneofReturnType__ended_s: _TypeAlias = _typing.Literal["ended_s"]  # noqa: Y015
+    _WhichOneofArgType__ended_s: _TypeAlias = _typing.Literal["_ended_s", b"_ended_s"]  # noqa: Y015
+    _WhichOneofReturnType__restart_s: _TypeAlias = _typing.Literal["restart_s"]  # noqa: Y015
+    _WhichOneofArgType__restart_s: _TypeAlias = _typing.Literal["_restart_s", b"_restart_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__begun_s) -> _WhichOneofReturnType__begun_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_s) -> _WhichOneofReturnType__ended_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__restart_s) -> _WhichOneofReturnType__restart_s | None: ...
+
+Global___FailoverGuest: _TypeAlias = FailoverGuest  # noqa: Y015

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
 from itertools import islice
 
 from leeward.clock import Clock
@@ -79,7 +80,8 @@ class MemoryStore:
         self._last_lease_id += 1
         lease = Lease(self._last_lease_id, ttl_s, self._clock.monotonic_s() + ttl_s)
         self._leases[lease.lease_id] = lease
-        lease.expiry = asyncio.create_task(self._expire(lease))
+        # In no caller's context: it is the store that ends a lease, whatever becomes of its holder.
+        lease.expiry = asyncio.create_task(self._expire(lease), context=Context())
         return lease.lease_id
 
     async def keep_alive(self, lease_id: int, *, deadline_s: float = 1.0) -> float:
@@ -122,7 +124,7 @@ class MemoryStore:
         watch = MemoryWatch(self._keys, prefix, from_revision=from_revision)
         self._watches[watch] = None
         if self._bookmarks is None:
-            self._bookmarks = asyncio.create_task(self._bookmark_for_ever())
+            self._bookmarks = asyncio.create_task(self._bookmark_for_ever(), context=Context())
         try:
             yield watch
         finally:

@@ -13,6 +13,7 @@ from leeward.tls import TlsMaterial
 from leeward.v1 import (
     admin_service_pb2,
     backup_policy_service_pb2,
+    failover_service_pb2,
     flavor_service_pb2,
     group_service_pb2,
     image_service_pb2,
@@ -25,6 +26,7 @@ from leeward_controller.adapters.public.registering import register
 from leeward_controller.adapters.public.servicers.admin import AdminServicer
 from leeward_controller.adapters.public.servicers.backups import BackupPolicyServicer
 from leeward_controller.adapters.public.servicers.catalog import FlavorServicer, ImageServicer
+from leeward_controller.adapters.public.servicers.failovers import FailoverServicer
 from leeward_controller.adapters.public.servicers.groups import GroupServicer
 from leeward_controller.adapters.public.servicers.instances import InstanceServicer
 from leeward_controller.adapters.public.servicers.nodes import NodeServicer
@@ -51,10 +53,13 @@ POLICY: Policy = {
     "/leeward.v1.ProjectService/Get": _USERS,
     "/leeward.v1.ProjectService/List": _USERS,
     "/leeward.v1.AdminService/": _OPERATORS,
+    "/leeward.v1.AdminService/GetFailoverState": _USERS,
     "/leeward.v1.NodeService/": _OPERATORS,
     "/leeward.v1.NodeService/GetNode": _USERS,
     "/leeward.v1.NodeService/ListNodes": _USERS,
     "/leeward.v1.NodeService/WatchNodes": _USERS,
+    "/leeward.v1.FailoverService/": _USERS,
+    "/leeward.v1.FailoverService/DrillFailover": _OPERATORS,
 }
 """Which roles may call what. Agents may call nothing here."""
 
@@ -107,6 +112,10 @@ def _served_by(services: Services) -> list[tuple[ServiceDescriptor, object]]:
             node_service_pb2.DESCRIPTOR.services_by_name["NodeService"],
             NodeServicer(services.nodes, services.node_operations),
         ),
+        (
+            failover_service_pb2.DESCRIPTOR.services_by_name["FailoverService"],
+            FailoverServicer(services.failovers, services.node_operations),
+        ),
         (image_service_pb2.DESCRIPTOR.services_by_name["ImageService"], ImageServicer(services.images)),
         (flavor_service_pb2.DESCRIPTOR.services_by_name["FlavorService"], FlavorServicer(services.flavors)),
         (group_service_pb2.DESCRIPTOR.services_by_name["GroupService"], GroupServicer(services.groups)),
@@ -118,7 +127,10 @@ def _served_by(services: Services) -> list[tuple[ServiceDescriptor, object]]:
             backup_policy_service_pb2.DESCRIPTOR.services_by_name["BackupPolicyService"],
             BackupPolicyServicer(services.backup_policies),
         ),
-        (admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"], AdminServicer(services.audit)),
+        (
+            admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+            AdminServicer(services.audit, services.failover_control, services.leftovers),
+        ),
         (
             operation_service_pb2.DESCRIPTOR.services_by_name["OperationService"],
             OperationServicer(services.operations),

@@ -37,6 +37,7 @@ def instance_to_wire(stored: Stored[Instance]) -> pb.Instance:
         network_interfaces=[pb.NetworkInterface(mac_address=nic.mac, bridge=nic.bridge) for nic in instance.nics],
         labels=instance.labels,
         restart_on_failure=instance.restart_on_failure,
+        restart_priority=pb.RestartPriority.Value(f"RESTART_PRIORITY_{instance.restart_priority.name}"),
         node=f"nodes/{instance.node}" if instance.node else "",
         run_epoch=instance.run_epoch,
         current_operation=instance.current_operation,

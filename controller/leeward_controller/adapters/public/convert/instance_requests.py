@@ -8,18 +8,26 @@ from leeward.errors import InvalidArgument
 from leeward.v1 import instance_pb2 as pb
 from leeward.v1 import instance_service_pb2 as service_pb
 from leeward_controller.adapters.public.convert.values import masked, seconds
-from leeward_controller.domain.instance import PlacementRules, Storage
+from leeward_controller.domain.instance import PlacementRules, RestartPriority, Storage
 from leeward_controller.services.creating import NewInstance
 from leeward_controller.services.instance_moves import LiveMigrationWish
 from leeward_controller.services.instances import InstanceChanges
 
 T = TypeVar("T")
 
-_CHANGEABLE = ("labels", "restart_on_failure")
+_CHANGEABLE = ("labels", "restart_on_failure", "restart_priority")
 _STORAGES: dict[int, Storage] = {
     pb.STORAGE_UNSPECIFIED: Storage.ANY,
     pb.STORAGE_SHARED: Storage.SHARED,
     pb.STORAGE_LOCAL: Storage.LOCAL,
+}
+_PRIORITIES: dict[int, RestartPriority] = {
+    pb.RESTART_PRIORITY_UNSPECIFIED: RestartPriority.MEDIUM,
+    pb.RESTART_PRIORITY_HIGHEST: RestartPriority.HIGHEST,
+    pb.RESTART_PRIORITY_HIGH: RestartPriority.HIGH,
+    pb.RESTART_PRIORITY_MEDIUM: RestartPriority.MEDIUM,
+    pb.RESTART_PRIORITY_LOW: RestartPriority.LOW,
+    pb.RESTART_PRIORITY_LOWEST: RestartPriority.LOWEST,
 }
 _REBOOT_MODES: dict[int, RebootMode] = {
     service_pb.REBOOT_MODE_UNSPECIFIED: RebootMode.SOFT,
@@ -36,7 +44,7 @@ _ESCALATIONS: dict[int, Escalation] = {
 
 
 def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
-    """What a client asks to launch. Raises InvalidArgument for a kind of storage that is not known."""
+    """What a client asks to launch. Raises InvalidArgument for a kind of storage or a priority that is not known."""
     wanted = request.instance
     return NewInstance(
         parent=request.parent,
@@ -46,6 +54,7 @@ def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
         bridges=tuple(nic.bridge for nic in wanted.network_interfaces),
         labels=dict(wanted.labels),
         restart_on_failure=wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True,
+        restart_priority=_priority(wanted),
         cloud_init=_cloud_init(wanted),
         data_disks_gib=tuple(wanted.data_disks_gib),
         storage=_known(_STORAGES, wanted.storage, "instance.storage", "STORAGE_SHARED, STORAGE_LOCAL"),
@@ -63,9 +72,12 @@ def changes_of(request: service_pb.UpdateInstanceRequest) -> InstanceChanges:
     given = [field.name for field, _ in wanted.ListFields() if field.name in _CHANGEABLE]
     paths = masked(request.update_mask, _CHANGEABLE, given)
     labels = dict(wanted.labels) if "labels" in paths else None
-    if "restart_on_failure" not in paths:
-        return InstanceChanges(labels)
-    return InstanceChanges(labels, wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True)
+    restarted = wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True
+    return InstanceChanges(
+        labels,
+        restarted if "restart_on_failure" in paths else None,
+        _priority(wanted) if "restart_priority" in paths else None,
+    )
 
 
 def reboot_mode(request: service_pb.RebootInstanceRequest) -> RebootMode:
@@ -83,6 +95,11 @@ def live_migration(request: service_pb.LiveMigrateInstanceRequest) -> LiveMigrat
         timeout_s=seconds(request, "timeout"),
         escalation=_known(_ESCALATIONS, request.escalation, "escalation", allowed),
     )
+
+
+def _priority(wanted: pb.Instance) -> RestartPriority:
+    allowed = ", ".join(f"RESTART_PRIORITY_{each.name}" for each in RestartPriority)
+    return _known(_PRIORITIES, wanted.restart_priority, "instance.restart_priority", allowed)
 
 
 def _cloud_init(wanted: pb.Instance) -> CloudInit | None:
