@@ -243,7 +243,11 @@ class Migrations:
             del self._tasks[job.uid]
         if job.ended:
             return
-        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            told = f"the agent of its source stopped in the middle of the migration of guest {job.uid}"
+            job.tell(replace(job.latest, phase=MigrationPhase.FAILED, error=told))
+            return
+        error = task.exception()
         if not isinstance(error, LeewardError):
             _log.error("a migration ended unexpectedly", uid=job.uid, operation=job.operation, exc_info=error)
             error = InternalError(f"the migration of guest {job.uid} ended unexpectedly: {error!r}")

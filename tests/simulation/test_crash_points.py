@@ -1,15 +1,16 @@
 """A controller dies at every single point of launch, live migration and evacuation; the other one finishes the work."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from leeward.errors import LeewardError
 from leeward_controller.domain.instance import InstanceState
 from leeward_controller.domain.node import NodeCondition
-from leeward_controller.domain.operation import LiveMigrateArguments, OperationType
+from leeward_controller.domain.operation import LiveMigrateArguments, OperationPhase, OperationType
 from tests.simulation.crash import crash_everywhere
-from tests.simulation.story import Story
+from tests.simulation.story import ALICE, Story
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -82,6 +83,38 @@ def test_evacuation() -> None:
         await _quiet(story, "web-1", "web-2")
         assert {story.instance(name).node for name in ("web-1", "web-2")} <= {"host-b", "host-c"}
         assert len(story.invariants.running) == 2
+
+    reached = crash_everywhere(prepare=prepare, act=act, check=check)
+    assert any("start_guest" in what for what in reached)
+
+
+def test_evacuation_that_is_cancelled_then() -> None:
+    """Whoever takes over has to undo what the one that died has done, also in a step of which nothing is recorded."""
+
+    async def prepare(story: Story) -> None:
+        await story.launched("web-1", node="host-a")
+
+    async def act(story: Story) -> None:
+        await story.cluster.nodes["host-a"].power_off()
+        await story.until(
+            lambda: bool(story.instance("web-1").current_operation), within_s=30.0, what="the evacuation begins"
+        )
+        # One that dies in it leaves a while in which it has acted and the other one does not know.
+        await story.clock.sleep(0.2)
+        for operation in story.running_operations():
+            with contextlib.suppress(LeewardError):
+                await story.services().operations.cancel(operation.name, ALICE)
+            ended = await story.ended(operation)
+            if ended.phase is OperationPhase.CANCELLED:
+                assert not story.invariants.running, "what was called off was left running"
+
+    async def check(story: Story) -> None:
+        await story.until(
+            lambda: story.condition("host-a") is NodeCondition.EVACUATED, within_s=90.0, what="the node is emptied"
+        )
+        await _quiet(story, "web-1")
+        assert story.instance("web-1").node in {"host-b", "host-c"}
+        assert len(story.invariants.running) == 1
 
     reached = crash_everywhere(prepare=prepare, act=act, check=check)
     assert any("start_guest" in what for what in reached)

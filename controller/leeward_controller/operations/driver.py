@@ -270,7 +270,9 @@ class Driver:
         new = self._with_history(step, begun, f"{error.specific_reason}: {error.message}")
         if self._definition.past_commit(step.name):
             return self._ended(new, OperationError.of(error))
-        return replace(new, phase=OperationPhase.UNDOING, undo_cause=OperationError.of(error)), Advance()
+        undone_first = self._definition.undo_from(step.name)
+        undoing = replace(new, phase=OperationPhase.UNDOING, step=undone_first, undo_cause=OperationError.of(error))
+        return undoing, Advance()
 
     def _gone_back(self, advance: Advance, step: Step, begun: _Beginning, outcome: str) -> tuple[Operation, Advance]:
         new = self._with_history(step, begun, outcome)

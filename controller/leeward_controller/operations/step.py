@@ -86,6 +86,17 @@ class Definition:
         """The position of a step by its name."""
         return self.names[step]
 
+    def undo_from(self, step: str) -> str:
+        """Where undoing begins when this step cannot be done.
+
+        A record that stands at a step that is passed by may be that of a replica which died in the one after it: what
+        that has done must be undone, too, and undoing what was never done is safe.
+        """
+        index = self.index_of(step)
+        while self.steps[index].passed_by and index + 1 < len(self.steps):
+            index += 1
+        return self.steps[index].name
+
     def past_commit(self, step: str) -> bool:
         """Whether the step to take next lies behind the commit point."""
         return any(earlier.commits for earlier in self.steps[: self.index_of(step)])
