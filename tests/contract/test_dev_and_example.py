@@ -32,6 +32,14 @@ def endpoint() -> Iterator[str]:
         process.stdout.close()
 
 
+def test_neither_it_nor_the_simulated_demo_needs_what_only_hosts_need() -> None:
+    """They are for machines without root, and without the libraries that talk to libvirt and make disks."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('libvirt', 'pycdlib')))"
+    code = f"{blocked}; import leeward_lab.dev, leeward_lab.demo.simulated"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_it_lists_nothing_at_first_and_what_was_created_then(endpoint: str) -> None:
     def leeward(*arguments: str) -> str:
         environment = {**os.environ, "LEEWARD_ENDPOINT": endpoint}

@@ -39,7 +39,7 @@ async def test_a_power_cut(lab: Lab) -> None:
     assert (await lab.domains())["host-a"] == []
     code, _ = await code_of(lab.launch("web-4", host="host-a"))
     assert code == "FAILED_PRECONDITION"
-    await _uncordon(lab, "host-a")
+    await lab.uncordon("host-a")
     again = await lab.launch("web-5", host="host-a")
     assert again.only_process().host == "host-a"
 
@@ -53,7 +53,7 @@ async def test_a_reboot_faster_than_any_heartbeat_is_missed(lab: Lab) -> None:
     guest.only_process()
     guest.check_survived(boots=2)
     if await lab.until_condition("host-a", "READY", "QUARANTINED") == "QUARANTINED":
-        await _uncordon(lab, "host-a")
+        await lab.uncordon("host-a")
 
 
 async def test_a_partitioned_host_keeps_its_guests(lab: Lab) -> None:
@@ -167,7 +167,7 @@ async def test_without_a_guard_silence_proves_nothing_until_somebody_attests(lab
     await lab.until_condition("host-a", "EVACUATED")
     await lab.return_home("host-a")
     await lab.until_condition("host-a", "QUARANTINED")
-    await _uncordon(lab, "host-a")
+    await lab.uncordon("host-a")
 
 
 async def test_a_fence_device_proves_it_sooner_than_silence(lab: Lab) -> None:
@@ -182,7 +182,7 @@ async def test_a_fence_device_proves_it_sooner_than_silence(lab: Lab) -> None:
     button.release()
     await lab.return_home("host-c")
     await lab.until_condition("host-c", "QUARANTINED")
-    await _uncordon(lab, "host-c")
+    await lab.uncordon("host-c")
 
 
 async def _check_survived_elsewhere(guest: Guest, lost: str) -> None:
@@ -210,15 +210,10 @@ async def _comes_back_empty(lab: Lab, guest: Guest, host: str) -> None:
         return (await lab.domains())[host] == []
 
     await until(empty, what=f"{host} putting its leftovers aside", timeout_s=30, poll_s=0.2)
-    await _uncordon(lab, host)
+    await lab.uncordon(host)
     assert await lab.condition(host) == "READY"
     await guest.until_tick(boot=2, more=2)
     assert guest.only_process() == process
-
-
-async def _uncordon(lab: Lab, host: str) -> None:
-    await lab.client.nodes.UncordonNode(node_service_pb2.UncordonNodeRequest(name=f"nodes/{host}"), timeout=CALL_S)
-    await lab.until_condition(host, "READY")
 
 
 async def _proof(lab: Lab, host: str) -> int:

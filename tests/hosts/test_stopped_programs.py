@@ -12,21 +12,16 @@ from leeward_lab.hosts.waiting import until
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
 
 
-async def test_libvirtd_or_the_guard_hangs_and_no_guest_notices(lab: Lab) -> None:
+async def test_a_guard_that_hangs_is_told_and_no_guest_notices(lab: Lab) -> None:
     guest = await lab.running("web-1", host="host-a")
-    process, before = guest.only_process(), await lab.conditions()
+    process = guest.only_process()
     kills_before = _kills(lab)
 
-    await lab.host("host-a").signal("libvirtd", signal.SIGSTOP)
-    await guest.until_tick(boot=1, more=8)
-    assert await lab.conditions() == before, "a host whose libvirtd hangs beats on"
-    await lab.host("host-a").signal("libvirtd", signal.SIGCONT)
-
-    await lab.host("host-a").signal("guard", signal.SIGSTOP)
+    assert await lab.host("host-a").signal("guard", signal.SIGSTOP)
     await lab.until_armed("host-a", armed=False)
     # Longer than a TTL: when it goes on it finds its deadline passed, and has to ask before it kills.
     await guest.until_tick(boot=1, more=8)
-    await lab.host("host-a").signal("guard", signal.SIGCONT)
+    assert await lab.host("host-a").signal("guard", signal.SIGCONT)
     await lab.until_armed("host-a")
     await guest.until_tick(boot=1, more=3)
 
@@ -65,6 +60,7 @@ async def test_etcd_loses_its_quorum_in_the_middle_of_a_failover(lab_with_three_
     bystander.check_undisturbed(boots=1)
     await lab.return_home("host-a")
     await lab.until_condition("host-a", "QUARANTINED")
+    await lab.uncordon("host-a")
 
 
 def _kills(lab: Lab) -> int:

@@ -139,6 +139,11 @@ class Lab:
         await until(there, what=f"{host} becoming {' or '.join(conditions)}", timeout_s=within_s, poll_s=0.05)
         return seen
 
+    async def uncordon(self, host: str) -> None:
+        """Let a host take guests again, also one in quarantine."""
+        await self.client.nodes.UncordonNode(node_service_pb2.UncordonNodeRequest(name=f"nodes/{host}"), timeout=CALL_S)
+        await self.until_condition(host, "READY")
+
     async def until_armed(self, host: str, *, armed: bool = True) -> None:
         """Wait until the API says that a host's guard is armed, or that it is not."""
 

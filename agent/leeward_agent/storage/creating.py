@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from leeward.agent.disk_files import MEMORY_FILE, RESCUE_DISK, ROOT_DISK, SEED_DISK
-from leeward.agent.types import Firmware, GuestSpec, ImageFile
+from leeward.agent.types import GuestSpec, ImageFile
 from leeward.errors import FailedPrecondition, StorageError
 from leeward_agent.domain.guest_files import GuestDisks
 from leeward_agent.storage.base import DirectoryParts
 from leeward_agent.storage.disks import GIB, GuestFolder, disk_size_bytes
-from leeward_agent.storage.layout import FIRMWARE_VARS, NEW_MEMORY, data_disk, guest_disks
-from leeward_agent.storage.names import checked_digest, checked_uid
+from leeward_agent.storage.layout import FIRMWARE_VARS, NEW_MEMORY, check_names, data_disk, guest_disks, wanted_files
+from leeward_agent.storage.names import checked_uid
 from leeward_agent.storage.running import Held
 from leeward_agent.storage.seed import build_seed
 
@@ -118,26 +118,6 @@ class DirectoryDisks(DirectoryParts):
         except OSError as error:
             raise StorageError(f"{firmware.variables} cannot be read: {error.strerror}") from error
         folder.write(FIRMWARE_VARS, variables)
-
-
-def check_names(spec: GuestSpec) -> None:
-    """Raises InvalidArgument unless all that becomes part of a path may do so."""
-    checked_uid(spec.uid)
-    checked_digest(spec.image_digest)
-    if spec.rescue is not None:
-        checked_digest(spec.rescue.digest)
-
-
-def wanted_files(spec: GuestSpec) -> list[str]:
-    """The files that the guest's spec names, the root disk last."""
-    names = [data_disk(number) for number in range(1, len(spec.data_disks_gib) + 1)]
-    if spec.cloud_init is not None:
-        names.append(SEED_DISK)
-    if spec.firmware is Firmware.UEFI:
-        names.append(FIRMWARE_VARS)
-    if spec.rescue is not None:
-        names.append(RESCUE_DISK)
-    return [*names, ROOT_DISK]
 
 
 def _missing(folder: GuestFolder, *, spec: GuestSpec) -> list[str]:

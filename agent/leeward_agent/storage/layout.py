@@ -6,6 +6,7 @@ from pathlib import Path
 from leeward.agent.disk_files import KEPT_ROOT_DISK, MEMORY_FILE, RESCUE_DISK, ROOT_DISK, SEED_DISK
 from leeward.agent.types import Firmware, GuestSpec
 from leeward_agent.domain.guest_files import GuestDisks
+from leeward_agent.storage.names import checked_digest, checked_uid
 
 FIRMWARE_VARS = "nvram.fd"
 DISK_RECORD = "disk.json"
@@ -43,3 +44,23 @@ def guest_disks(folder: Path, spec: GuestSpec) -> GuestDisks:
         rescue=folder / RESCUE_DISK if spec.rescue is not None else None,
         firmware_vars=folder / FIRMWARE_VARS if spec.firmware is Firmware.UEFI else None,
     )
+
+
+def check_names(spec: GuestSpec) -> None:
+    """Raises InvalidArgument unless all that becomes part of a path may do so."""
+    checked_uid(spec.uid)
+    checked_digest(spec.image_digest)
+    if spec.rescue is not None:
+        checked_digest(spec.rescue.digest)
+
+
+def wanted_files(spec: GuestSpec) -> list[str]:
+    """The files that the guest's spec names, the root disk last."""
+    names = [data_disk(number) for number in range(1, len(spec.data_disks_gib) + 1)]
+    if spec.cloud_init is not None:
+        names.append(SEED_DISK)
+    if spec.firmware is Firmware.UEFI:
+        names.append(FIRMWARE_VARS)
+    if spec.rescue is not None:
+        names.append(RESCUE_DISK)
+    return [*names, ROOT_DISK]

@@ -6,13 +6,12 @@ from pathlib import Path
 from leeward.agent.disk_files import KEPT_ROOT_DISK, MEMORY_FILE, RESCUE_DISK, ROOT_DISK, SEED_DISK
 from leeward.agent.types import GuestSpec
 from leeward_agent.domain.guest_files import GuestDisks
-from leeward_agent.storage.creating import check_names, wanted_files
 from leeward_agent.storage.disks import GIB, disk_size_bytes, no_disk
-from leeward_agent.storage.layout import data_disk, guest_disks
+from leeward_agent.storage.layout import check_names, data_disk, guest_disks, wanted_files
 from leeward_agent.storage.memory_contents import MemoryFile, MemoryFolder, MemoryParts
 from leeward_agent.storage.names import checked_uid
 from leeward_agent.storage.resizing import check_growth, resize_pending
-from leeward_agent.storage.seed import build_seed
+from leeward_agent.storage.seed_files import seed_files
 
 
 class MemoryDisks(MemoryParts):
@@ -167,7 +166,7 @@ class MemoryDisks(MemoryParts):
             image = self._image(spec.rescue.digest)
             return MemoryFile(content, image.digest, image.virtual_size_bytes)
         if name == SEED_DISK and spec.cloud_init is not None:
-            return MemoryFile(build_seed(spec, spec.cloud_init))
+            return MemoryFile(b"\n".join(seed_files(spec, spec.cloud_init).values()))
         sizes_gib = {data_disk(number): gib for number, gib in enumerate(spec.data_disks_gib, start=1)}
         return MemoryFile(content, virtual_bytes=sizes_gib.get(name, 0) * GIB)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from leeward.agent.disk_files import ROOT_DISK
 from leeward.agent.types import DiskFormat, GuestSpec, HeldGuest, HeldImage, ImageFile, PoolInventory, SnapshotFile
 from leeward.errors import NotFound
-from leeward_agent.storage.creating import check_names
 from leeward_agent.storage.disk_record import SnapshotNote
 from leeward_agent.storage.disks import no_disk
 from leeward_agent.storage.epochs import RUN_EPOCH
-from leeward_agent.storage.layout import DISK_RECORD, NEW_SNAPSHOT, is_carried
+from leeward_agent.storage.layout import DISK_RECORD, NEW_SNAPSHOT, check_names, is_carried
 from leeward_agent.storage.listing import ListedFile, encode_listing
 from leeward_agent.storage.memory_contents import CHUNK_BYTES, MemoryFile, MemoryFolder
 from leeward_agent.storage.memory_disks import MemoryDisks

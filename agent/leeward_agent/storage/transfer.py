@@ -11,10 +11,9 @@ from leeward.agent.disk_files import ROOT_DISK
 from leeward.agent.types import GuestSpec
 from leeward.errors import FailedPrecondition, InvalidArgument, NotFound, StorageError
 from leeward_agent.storage.base import CHUNK_BYTES, DirectoryParts
-from leeward_agent.storage.creating import check_names
 from leeward_agent.storage.disks import GuestFolder, no_disk
 from leeward_agent.storage.files import sync_directory
-from leeward_agent.storage.layout import INCOMING, is_carried, is_qcow2
+from leeward_agent.storage.layout import INCOMING, check_names, is_carried, is_qcow2
 from leeward_agent.storage.listing import MAX_BYTES, ListedFile, decode_listing, encode_listing
 from leeward_agent.storage.names import checked_uid
 from leeward_agent.storage.port_disks import ReadDisk

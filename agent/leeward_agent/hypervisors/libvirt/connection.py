@@ -8,6 +8,7 @@ even while our loop is busy.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,6 +33,7 @@ KEEPALIVE_INTERVAL_S = 2
 KEEPALIVE_COUNT = 3
 
 OPEN_DEADLINE_S = 10.0
+_LOST_KEPT_S = 5.0
 
 _log = structlog.get_logger(__name__)
 _event_thread_lock = threading.Lock()
@@ -135,6 +137,8 @@ class LibvirtConnection:
             return
         _log.warning("connection to libvirt lost", connection=self._name, reason=_CLOSE_REASONS.get(reason, reason))
         self._connection = None
+        # Whoever drops the last reference closes it, which may block; that must not be the event loop.
+        threading.Thread(target=_keep_for_a_while, args=(connection,), name="libvirt-lost", daemon=True).start()
         if self._on_close is not None:
             self._on_close()
 
@@ -166,6 +170,10 @@ def _run_events() -> None:
 
 def _ignore_error(_context: object, _error: object) -> None:
     return
+
+
+def _keep_for_a_while(_connection: VirConnect) -> None:
+    time.sleep(_LOST_KEPT_S)
 
 
 def _close(connection: VirConnect) -> None:
