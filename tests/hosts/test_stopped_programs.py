@@ -1,4 +1,4 @@
-"""Programs that hang instead of dying, and etcd that loses its quorum in the middle of a failover."""
+"""A guard that hangs instead of dying, and etcd that loses its quorum in the middle of a failover."""
 
 import asyncio
 import signal

@@ -117,9 +117,9 @@ class StepContext:
         """Raises NodeGone or AgentUnavailable while a guest that came to run on the node could be taken for dead.
 
         A node that has come back is fenced until its instances are elsewhere: what was started there now would run
-        beside what is restarted elsewhere on the proof, which waits for this operation's end. And the boot that is alive must be the recorded one, since a
-        proof for the recorded boot stands for all of the node's instances. A record's boot never goes back, so a view
-        that lags errs on the safe side.
+        beside what is restarted elsewhere on the proof, which waits for this operation's end. And the boot that is
+        alive must be the recorded one, since a proof for the recorded boot stands for all of the node's instances. A
+        record's boot never goes back, so a view that lags errs on the safe side.
         """
         lease, node = self.view.leases.get(node_id), self.view.nodes.get(keys.node(node_id))
         if lease is None or node is None:

@@ -8,7 +8,6 @@ even while our loop is busy.
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -173,7 +172,7 @@ def _ignore_error(_context: object, _error: object) -> None:
 
 
 def _keep_for_a_while(_connection: VirConnect) -> None:
-    time.sleep(_LOST_KEPT_S)
+    threading.Event().wait(_LOST_KEPT_S)
 
 
 def _close(connection: VirConnect) -> None:
