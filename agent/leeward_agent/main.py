@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 import signal
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = _settings(arguments)
         set_up_logs(level=settings.log_level, node=settings.node)
+        # A fault in a native library, as libvirt's, would end the agent without a word.
+        faulthandler.enable()
         asyncio.run(_run(settings))
     except LeewardError as error:
         sys.exit(f"leeward-agent: {error.message}")

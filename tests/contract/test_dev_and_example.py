@@ -63,3 +63,15 @@ def test_the_example_launches_moves_and_deletes(endpoint: str) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert re.search(r"example-1 runs on nodes/host-", done.stdout)
     assert time.monotonic() - begun < 60
+
+
+def test_the_simulated_demo_tells_its_story_to_the_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "leeward_lab.demo", "--hypervisor", "simulated"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("demo: ok hypervisor=simulated detect_s=")

@@ -1,4 +1,4 @@
-"""A guard that hangs instead of dying, and etcd that loses its quorum in the middle of a failover."""
+"""libvirtd or the guard hangs instead of dying; etcd loses its quorum in the middle of a failover."""
 
 import asyncio
 import signal
@@ -10,6 +10,25 @@ from tests.support.hosts import Lab, code_of, guard_log
 from leeward_lab.hosts.waiting import until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
+
+
+async def test_libvirtd_that_hangs_ends_no_agent_and_no_guest_notices(lab: Lab) -> None:
+    guest = await lab.running("web-1", host="host-a")
+    process, before = guest.only_process(), await lab.conditions()
+    agent = lab.host("host-a").spawned("agent").process
+
+    assert await lab.host("host-a").signal("libvirtd", signal.SIGSTOP)
+    # Longer than any question to libvirtd may take.
+    await guest.until_tick(boot=1, more=12)
+    assert await lab.conditions() == before, "a host whose libvirtd hangs beats on"
+    assert await lab.host("host-a").signal("libvirtd", signal.SIGCONT)
+
+    await guest.until_tick(boot=1, more=3)
+    assert agent.alive()
+    assert await lab.conditions() == before
+    assert guest.only_process() == process
+    guest.check_undisturbed(boots=1)
+    await guest.stop()
 
 
 async def test_a_guard_that_hangs_is_told_and_no_guest_notices(lab: Lab) -> None:

@@ -1,14 +1,16 @@
 """Whole stories on virtual time: what users and operators would notice, in milliseconds of real time."""
 
 from leeward import keys
-from leeward_controller.domain.instance import InstanceState
+from leeward_controller.domain.instance import InstanceState, Resources
 from leeward_controller.domain.node import NodeCondition
 from leeward_controller.domain.operation import (
     DeleteArguments,
     LiveMigrateArguments,
     OperationPhase,
     OperationType,
+    PlainArguments,
     RebootArguments,
+    ResizeArguments,
     StartArguments,
     StopArguments,
 )
@@ -50,6 +52,30 @@ def test_a_live_migration_moves_the_guest_and_the_right_to_run_it() -> None:
         assert ended.phase is OperationPhase.SUCCEEDED, ended.error
         after = story.instance("web-1")
         assert (after.node, after.run_epoch) == ("host-b", before.run_epoch + 1)
+        story.check_settled()
+        await story.end()
+
+    run_virtually(main)
+
+
+def test_a_place_that_a_resize_may_return_to_outlives_the_death_of_its_node() -> None:
+    async def main() -> None:
+        story = Story()
+        await story.begin()
+        await story.launched("web-1", node="host-a")
+        await story.launched("web-2", node="host-a")
+        larger = ResizeArguments("large", Resources(2, 2048, 4), node="host-b")
+        ended = await story.ended(await story.submit("web-1", OperationType.RESIZE, larger))
+        assert ended.phase is OperationPhase.SUCCEEDED, ended.error
+        await story.cluster.nodes["host-a"].power_off()
+        await story.until(lambda: story.condition("host-a") is NodeCondition.EVACUATED, within_s=30, what="its end")
+        await story.power_on("host-a")
+        await story.until(
+            lambda: story.condition("host-a") is NodeCondition.QUARANTINED, within_s=30, what="its return"
+        )
+        held = story.allocations()["host-a"].reservations
+        assert [place.instance for place in held] == ["projects/p/instances/web-1"]
+        await story.ended(await story.submit("web-1", OperationType.CONFIRM_RESIZE, PlainArguments()))
         story.check_settled()
         await story.end()
 

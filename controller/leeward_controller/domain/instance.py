@@ -176,6 +176,11 @@ class Instance:
         return self.name.split("/")[1]
 
     @property
+    def holding_nodes(self) -> frozenset[str]:
+        """The node ids where room is held for it: where it is and, until its resize is ended, where it was before."""
+        return frozenset({self.node, self.resize.node if self.resize else ""} - {""})
+
+    @property
     def wanted_guest(self) -> GuestState:
         """What its guest is meant to be doing: RUNNING, PAUSED, or STOPPED."""
         state = self.resize.state_before if self.state is InstanceState.RESIZED and self.resize else self.state

@@ -244,7 +244,8 @@ class Executor:
     async def _trim(self, node_id: str) -> None:
         """Free what is held for instances that are not there, unless an operation has just reserved it."""
         while (stored := await self._records.get(ALLOCATIONS, keys.allocation(node_id))) is not None:
-            uids = {instance.value.uid for instance in self._view.instances_on(node_id)}
+            instances = (instance.value for instance in self._view.instances.values())
+            uids = {instance.uid for instance in instances if node_id in instance.holding_nodes}
             uids |= {
                 operation.value.instance_uid
                 for operation in self._view.operations.values()

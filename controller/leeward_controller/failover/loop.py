@@ -7,7 +7,7 @@ import structlog
 from leeward import keys
 from leeward.errors import LeewardError
 from leeward_controller.domain.instance import Instance
-from leeward_controller.domain.node import Node, NodeCondition, NodeDuty
+from leeward_controller.domain.node import Node, NodeCondition, NodeDuty, Reservation
 from leeward_controller.domain.operation import OperationType
 from leeward_controller.failover.countdown import Countdown
 from leeward_controller.failover.decide import decide
@@ -217,7 +217,13 @@ class FailoverLoop:
 
     def _held(self, node_id: str) -> int:
         stored = self._view.allocations.get(keys.allocation(node_id))
-        return len(stored.value.reservations) if stored is not None else 0
+        places = stored.value.reservations if stored is not None else ()
+        return sum(1 for place in places if not self._may_return(place, node_id))
+
+    def _may_return(self, place: Reservation, node_id: str) -> bool:
+        """Whether it is the place of an instance that is elsewhere until its resize is confirmed or reverted."""
+        stored = self._view.instances.get(keys.instance(place.instance))
+        return stored is not None and stored.value.node != node_id and node_id in stored.value.holding_nodes
 
     def _is_evacuating(self, instance: Instance) -> bool:
         key = keys.operation(instance.current_operation.removeprefix("operations/"))

@@ -74,7 +74,7 @@ class NodeSnapshot:
     is not the known one, at each look.
     `instances` counts those recorded on it; `waiting` are those of them that no running operation takes care of, told
     only once there is a proof. `idle` counts those that no evacuation is moving away; likewise.
-    `held` counts the places that its allocation still holds; likewise.
+    `held` counts the places that its allocation still holds, but for those that a resize may return to; likewise.
     """
 
     node: str

@@ -59,7 +59,7 @@ async def delete_disk(context: StepContext) -> Advance:
     if instance.resize is not None:
         await delete_disks_in(context, node=instance.resize.node, pool_id=instance.resize.pool_id)
     held = [stored.value.node for stored in context.view.allocations.values() if stored.value.holds(instance.uid)]
-    places = {*held, instance.node, instance.resize.node if instance.resize else ""} - {""}
+    places = {*held} | instance.holding_nodes
     return Advance(
         remove_instance=True,
         release_from=tuple(sorted(places)),

@@ -142,10 +142,10 @@ class SimulatedNode:
         return kind(contents, self._clock, node=self.name, root=root, is_network=is_shared)
 
     def _console_directory(self) -> Path:
-        """Each host keeps what its own guests print."""
+        """One for all hosts: what a guest prints goes on in the same file wherever it runs, as the story reads it."""
         if self._cluster.files is None:
             return _NOWHERE
-        directory = self._cluster.files / "consoles" / self.name
+        directory = self._cluster.files / "consoles"
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 

@@ -1,9 +1,16 @@
-"""One connection to libvirtd: blocking calls in threads with a deadline, reopened when libvirtd comes back.
+"""Connections to libvirtd: blocking calls in threads with a deadline, reopened when libvirtd comes back.
+
+A connection is used by one thread only, and asks for no keepalives. libvirt's client serves several calls on one
+connection by letting the thread that reads the socket be woken by the others and by its keepalive timer, and up to
+version 10.3 the woken thread leaves a pointer into its stack behind, which the next one follows (CVE-2024-4418). Debian
+12 has version 9.0: a libvirtd that hung for ten seconds ended an agent whose threads shared connections with a
+segmentation fault. A socket on the same host needs no keepalive: it closes when libvirtd ends, and while libvirtd hangs
+calls have their deadlines.
 
 libvirt's events run in a thread of their own with libvirt's default event loop, not on asyncio through `libvirtaio`:
 libvirt calls the event loop's functions from whichever thread makes a call, and `libvirtaio` hands them to asyncio
-functions that are not thread-safe. It is also registered once a process for one loop, and keepalive must be answered
-even while our loop is busy.
+functions that are not thread-safe. It is also registered once a process for one loop, and the socket must be read even
+while our loop is busy.
 """
 
 import asyncio
@@ -23,27 +30,16 @@ VirDomain: TypeAlias = Any
 
 T = TypeVar("T")
 
-# libvirtd allows five calls at a time on a connection (`max_client_requests`) and stops reading, so that keepalives
-# fail, beyond that.
-MAX_CALLS_PER_CONNECTION = 4
-
-# A stopped libvirtd is noticed after KEEPALIVE_INTERVAL_S * (KEEPALIVE_COUNT + 1); its calls then end with an error.
-KEEPALIVE_INTERVAL_S = 2
-KEEPALIVE_COUNT = 3
-
-OPEN_DEADLINE_S = 10.0
-_LOST_KEPT_S = 5.0
-
 _log = structlog.get_logger(__name__)
 _event_thread_lock = threading.Lock()
 _event_thread: threading.Thread | None = None
 
 
-class LibvirtConnection:
-    """One connection and the threads that use it, opened when first needed.
+class LibvirtConnections:
+    """Up to `most` threads, each with a connection of its own that it opens when first needed and when it is lost.
 
-    `on_open` runs in a thread on each new connection, before it is used; `on_close` on the event loop when it is lost.
-    Everything here but the blocking functions belongs to the event loop.
+    `on_open` runs in the thread on each new connection, before it is used; `on_close` on the event loop when one is
+    lost. Everything here but the blocking functions belongs to the event loop.
     """
 
     def __init__(
@@ -51,6 +47,7 @@ class LibvirtConnection:
         uri: str,
         *,
         name: str,
+        most: int = 1,
         on_open: Callable[[VirConnect], None] | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
@@ -58,88 +55,83 @@ class LibvirtConnection:
         self._name = name
         self._on_open = on_open
         self._on_close = on_close
-        self._workers = Workers(f"libvirt-{name}", threads=MAX_CALLS_PER_CONNECTION)
-        # Opening has its own thread: it may hang for as long as libvirtd is stopped, and then nothing else can run.
-        self._opener = Workers(f"libvirt-{name}-open", threads=1)
-        self._opening: asyncio.Future[VirConnect] | None = None
-        self._connection: VirConnect | None = None
+        self._workers = Workers(f"libvirt-{name}", threads=most, at_end=self._end_thread)
+        self._of_thread = threading.local()
         self._closed = False
 
     async def call(self, what: str, function: Callable[[VirConnect], T], *, deadline_s: float) -> T:
-        """Run `function` with the connection in a thread, and return what it returns.
+        """Run `function` with a connection in its thread, and return what it returns.
 
         Raises HypervisorError, saying `what` was being done, when libvirt reports an error or `deadline_s` is over:
         then it may have happened, or may still happen.
         """
+        if self._closed:
+            raise HypervisorError(f"{what}: the connection to libvirt was closed")
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline_s):
-                connection = await self.open(what)
-                return await asyncio.wrap_future(self._workers.submit(lambda: function(connection)))
+                # A connection that is lost in the middle of a call is opened again by the next one.
+                return await asyncio.wrap_future(self._workers.submit(lambda: function(self._connection(loop))))
         except TimeoutError as error:
             raise HypervisorError(f"{what}: libvirt did not answer within {deadline_s:g} s") from error
+        except _NoConnection as error:
+            raise HypervisorError(f"{what}: no connection to libvirt: {error}") from error
         except libvirt.libvirtError as error:
             raise HypervisorError(f"{what}: {error}", metadata={"libvirt_code": str(error.get_error_code())}) from error
 
-    async def open(self, what: str) -> VirConnect:
-        """The open connection, opening it if there is none. Raises HypervisorError."""
-        if self._closed:
-            raise HypervisorError(f"{what}: the connection to libvirt was closed")
-        if self._connection is not None:
-            return self._connection
-        if self._opening is None:
-            self._opening = asyncio.wrap_future(self._opener.submit(self._open_blocking(asyncio.get_running_loop())))
-            self._opening.add_done_callback(self._opened)
-        try:
-            async with asyncio.timeout(OPEN_DEADLINE_S):
-                # Others may be waiting for the same attempt, and it is used even when it ends after this deadline.
-                return await asyncio.shield(self._opening)
-        except TimeoutError as error:
-            raise HypervisorError(f"{what}: no connection to libvirt within {OPEN_DEADLINE_S:g} s") from error
-        except libvirt.libvirtError as error:
-            raise HypervisorError(f"{what}: no connection to libvirt: {error}") from error
-
-    async def close(self) -> None:
-        """Close the connection. Guests, and what libvirtd is doing, go on."""
+    def close(self) -> None:
+        """Let each thread close its connection after what it is doing. Guests, and what libvirtd is doing, go on."""
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            closing = self._opener.submit(lambda: _close(connection))
-            await asyncio.wait([asyncio.wrap_future(closing)], timeout=OPEN_DEADLINE_S)
         self._workers.stop()
-        self._opener.stop()
 
-    def _open_blocking(self, loop: asyncio.AbstractEventLoop) -> Callable[[], VirConnect]:
-        def lost(connection: VirConnect, reason: int, _opaque: object) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._lost, connection, reason)
+    # These run in the threads.
 
-        def open_it() -> VirConnect:
-            start_event_thread()
-            connection = libvirt.open(self._uri)
-            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
-            connection.registerCloseCallback(lost, None)
-            if self._on_open is not None:
-                self._on_open(connection)
-            if self._closed:
-                _close(connection)
+    def _connection(self, loop: asyncio.AbstractEventLoop) -> VirConnect:
+        connection: VirConnect | None = getattr(self._of_thread, "connection", None)
+        if connection is not None and connection.isAlive():
             return connection
+        self._of_thread.connection = None
+        try:
+            self._of_thread.connection = self._open(loop)
+        except libvirt.libvirtError as error:
+            raise _NoConnection(str(error)) from error
+        return self._of_thread.connection
 
-        return open_it
+    def _open(self, loop: asyncio.AbstractEventLoop) -> VirConnect:
+        def lost(_connection: VirConnect, reason: int, _opaque: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._lost, reason)
 
-    def _opened(self, opening: "asyncio.Future[VirConnect]") -> None:
-        self._opening = None
-        if opening.exception() is None and not self._closed:
-            self._connection = opening.result()
+        start_event_thread()
+        connection = libvirt.open(self._uri)
+        connection.registerCloseCallback(lost, None)
+        if self._on_open is not None:
+            self._on_open(connection)
+        return connection
 
-    def _lost(self, connection: VirConnect, reason: int) -> None:
-        if self._closed or connection is not self._connection:
+    def _end_thread(self) -> None:
+        connection: VirConnect | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            return
+        try:
+            connection.unregisterCloseCallback()
+            connection.close()
+        except libvirt.libvirtError as error:
+            # It is going away because libvirtd did; there is nothing left to let go of.
+            _log.debug("closing a lost connection", error=str(error))
+
+    # This runs on the event loop.
+
+    def _lost(self, reason: int) -> None:
+        if self._closed:
             return
         _log.warning("connection to libvirt lost", connection=self._name, reason=_CLOSE_REASONS.get(reason, reason))
-        self._connection = None
-        # Whoever drops the last reference closes it, which may block; that must not be the event loop.
-        threading.Thread(target=_keep_for_a_while, args=(connection,), name="libvirt-lost", daemon=True).start()
         if self._on_close is not None:
             self._on_close()
+
+
+class _NoConnection(Exception):
+    """libvirtd does not take a connection; it says why."""
 
 
 _CLOSE_REASONS = {
@@ -169,16 +161,3 @@ def _run_events() -> None:
 
 def _ignore_error(_context: object, _error: object) -> None:
     return
-
-
-def _keep_for_a_while(_connection: VirConnect) -> None:
-    threading.Event().wait(_LOST_KEPT_S)
-
-
-def _close(connection: VirConnect) -> None:
-    try:
-        connection.unregisterCloseCallback()
-        connection.close()
-    except libvirt.libvirtError as error:
-        # It is going away because libvirtd did; there is nothing left to let go of.
-        _log.debug("closing a lost connection", error=str(error))

@@ -22,7 +22,7 @@ from leeward.clock import Clock
 from leeward.errors import HypervisorError
 from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
 from leeward_agent.hypervisors.libvirt import actions, serial
-from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect
+from leeward_agent.hypervisors.libvirt.connection import LibvirtConnections, VirConnect
 from leeward_agent.hypervisors.libvirt.cpu import read_cpu
 from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator, Platform, domain_xml
 from leeward_agent.hypervisors.libvirt.events import EventHub, Subscription
@@ -39,6 +39,8 @@ from leeward_agent.ports import FolderMove, HostCapacity, Transport
 
 DEFAULT_URI = "qemu:///system"
 
+# libvirtd runs at most twenty calls at a time (`max_workers`), for all of its clients.
+_CALLS_AT_A_TIME = 4
 QUERY_DEADLINE_S = 10.0
 # libvirt itself gives up waiting for a guest's job lock after 30 s.
 ACTION_DEADLINE_S = 35.0
@@ -57,9 +59,9 @@ _log = structlog.get_logger(__name__)
 class LibvirtHypervisor:
     """Guests on the libvirtd at `uri`.
 
-    Four connections, so that calls that wait for a hanging QEMU hold up neither questions nor kills: libvirtd takes
-    only few calls at a time on each. All are opened when first needed and again after libvirtd was restarted, which
-    disturbs no guest. Every call ends within a bound; after a HypervisorError it may have happened or not.
+    Four groups of connections, so that calls that wait for a hanging QEMU hold up neither questions nor kills. All are
+    opened when first needed and again after libvirtd was restarted, which disturbs no guest. Every call ends within a
+    bound; after a HypervisorError it may have happened or not.
     """
 
     def __init__(
@@ -68,10 +70,10 @@ class LibvirtHypervisor:
         self._clock = clock
         self._platform = Platform(accelerator, uefi_code)
         self._cpu: CpuReport | None = None
-        self._queries = LibvirtConnection(uri, name="queries")
-        self._jobs = LibvirtConnection(uri, name="jobs")
-        self._actions = LibvirtConnection(uri, name="actions")
-        self._kills = LibvirtConnection(uri, name="kills")
+        self._queries = LibvirtConnections(uri, name="queries", most=_CALLS_AT_A_TIME)
+        self._jobs = LibvirtConnections(uri, name="jobs", most=_CALLS_AT_A_TIME)
+        self._actions = LibvirtConnections(uri, name="actions", most=_CALLS_AT_A_TIME)
+        self._kills = LibvirtConnections(uri, name="kills", most=_CALLS_AT_A_TIME)
         self._events = EventHub(uri, clock=clock)
         self._job_queries: dict[str, asyncio.Task[bool]] = {}
         self._migrations = LibvirtMigrations(
@@ -248,7 +250,7 @@ class LibvirtHypervisor:
             task.cancel()
         await self._events.close()
         for connection in (self._queries, self._jobs, self._actions, self._kills):
-            await connection.close()
+            connection.close()
 
     async def _read_cpu(self) -> CpuReport:
         """Asked once: it is the same as long as libvirt and QEMU are."""

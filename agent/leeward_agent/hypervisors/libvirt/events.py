@@ -14,9 +14,10 @@ import structlog
 
 from leeward.clock import Clock
 from leeward.errors import HypervisorError
-from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect, VirDomain
+from leeward_agent.hypervisors.libvirt.connection import LibvirtConnections, VirConnect, VirDomain
 from leeward_agent.hypervisors.libvirt.domain_xml import uid_of_domain_name
 
+CONNECT_DEADLINE_S = 10.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 2.0
 
@@ -59,7 +60,9 @@ class EventHub:
 
     def __init__(self, uri: str, *, clock: Clock) -> None:
         self._clock = clock
-        self._connection = LibvirtConnection(uri, name="events", on_open=self._register, on_close=self._connection_lost)
+        self._connection = LibvirtConnections(
+            uri, name="events", on_open=self._register, on_close=self._connection_lost
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -129,14 +132,15 @@ class EventHub:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
-        await self._connection.close()
+        self._connection.close()
 
     async def _stay_connected(self) -> None:
         delay_s = RECONNECT_FIRST_S
         while True:
             self._lost.clear()
             try:
-                await self._connection.open("listen for events")
+                # Opening is all that it takes.
+                await self._connection.call("listen for events", lambda _: None, deadline_s=CONNECT_DEADLINE_S)
             except HypervisorError as error:
                 _log.warning("no events from libvirt", error=error.message, retry_in_s=delay_s)
                 await self._clock.sleep(delay_s)

@@ -13,7 +13,7 @@ from leeward.clock import Clock
 from leeward.errors import HypervisorError
 from leeward_agent.domain.guest_files import ConsoleFiles, GuestDisks
 from leeward_agent.hypervisors.libvirt import actions, jobs
-from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect
+from leeward_agent.hypervisors.libvirt.connection import LibvirtConnections, VirConnect
 from leeward_agent.hypervisors.libvirt.devices_xml import root_disk_name
 from leeward_agent.hypervisors.libvirt.domain_xml import metadata_of
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 class GuestJobs:
     """Cancelling any of these ends the job and waits for that; the guest is as before, or the job was done already."""
 
-    def __init__(self, uri: str, *, clock: Clock, urgent: LibvirtConnection) -> None:
+    def __init__(self, uri: str, *, clock: Clock, urgent: LibvirtConnections) -> None:
         self._uri = uri
         self._clock = clock
         self._urgent = urgent
@@ -76,7 +76,7 @@ class GuestJobs:
         deadline_s: float,
         undo: Callable[[VirConnect, str], None] = jobs.abort,
     ) -> T:
-        connection = LibvirtConnection(self._uri, name=f"job-{uid}")
+        connection = LibvirtConnections(self._uri, name=f"job-{uid}")
         performing = asyncio.ensure_future(connection.call(what, work, deadline_s=deadline_s + 2 * ABORT_DEADLINE_S))
         try:
             await asyncio.wait((performing,), timeout=deadline_s)
@@ -88,7 +88,7 @@ class GuestJobs:
             raise
         finally:
             performing.cancel()
-            await connection.close()
+            connection.close()
 
     async def _end(
         self, what: str, uid: str, undo: Callable[[VirConnect, str], None], performing: asyncio.Future[T]

@@ -7,7 +7,7 @@ from typing import TypeVar
 from leeward.agent.types import GuestSpec, GuestStatus, MigrationLimits, MigrationProgress
 from leeward.clock import Clock
 from leeward_agent.hypervisors.libvirt import migrate
-from leeward_agent.hypervisors.libvirt.connection import LibvirtConnection, VirConnect
+from leeward_agent.hypervisors.libvirt.connection import LibvirtConnections, VirConnect
 from leeward_agent.hypervisors.libvirt.domain_xml import metadata_of
 from leeward_agent.hypervisors.libvirt.events import EventHub
 from leeward_agent.hypervisors.libvirt.migration import OUTCOME_TIMEOUT_S, MigrationCalls, MigrationRun, Stats
@@ -31,8 +31,8 @@ class LibvirtMigrations:
         *,
         clock: Clock,
         events: EventHub,
-        jobs: LibvirtConnection,
-        urgent: LibvirtConnection,
+        jobs: LibvirtConnections,
+        urgent: LibvirtConnections,
         status: Callable[[str], Awaitable[GuestStatus]],
     ) -> None:
         self._uri = uri
@@ -117,12 +117,12 @@ class LibvirtMigrations:
         what = f"migrate guest {spec.uid} to {destination}"
         to = migrate.destination_of(transport)
         await self._events.connected(timeout_s=_QUERY_DEADLINE_S)
-        connection = LibvirtConnection(self._uri, name=f"migration-{spec.uid}")
+        connection = LibvirtConnections(self._uri, name=f"migration-{spec.uid}")
         perform = partial(migrate.perform, metadata=metadata_of(spec), to=to, folders=folders, limits=limits)
         try:
             await connection.call(what, perform, deadline_s=limits.timeout_s + OUTCOME_TIMEOUT_S)
         finally:
-            await connection.close()
+            connection.close()
 
     async def _stats(self, uid: str) -> Stats | None:
         def read(connection: VirConnect) -> Stats | None:
