@@ -2,26 +2,34 @@
 
 from collections.abc import Awaitable, Callable
 
-from leeward.agent.types import RebootMode
+from leeward.agent.types import DiskFormat, GuestState, RebootMode
 from leeward.errors import LeewardError
 from leeward_agent.storage.memory import PoolFault
+from leeward_controller.domain.group import GroupPolicy
+from leeward_controller.domain.instance import Resources
 from leeward_controller.domain.operation import (
     Arguments,
     DeleteArguments,
     LiveMigrateArguments,
     Operation,
     OperationType,
+    PlainArguments,
     RebootArguments,
+    RescueArguments,
+    ResizeArguments,
+    ShelveArguments,
+    SnapshotArguments,
     StartArguments,
     StopArguments,
 )
 from leeward_controller.ports import Fence
+from leeward_controller.services.groups import NewGroup
 from leeward_controller.services.instances import Target
 from leeward_controller.services.shown import ShownOperation
 from leeward_lab.simulated.cluster import POOL_ID
 from leeward_lab.simulated.network import CONTROLLERS, STORE
 from tests.scenarios.script import verb
-from tests.simulation.story import ALICE, Story
+from tests.simulation.story import ALICE, DIGEST, IMAGE, Story
 
 _AT_ONCE_S = 0.0
 
@@ -38,25 +46,59 @@ class Actions:
 
     # What users ask for.
 
-    @verb("create {name}[ on {host}][ with {mib} MiB]")
-    async def create(self, name: str, host: str, mib: str) -> None:
-        await self._ask(name, lambda: self._story.create(name, node=host, memory_mib=int(mib or 1024)))
+    @verb("create {name}[ on {host}][ with {mib} MiB][ in group {group}]")
+    async def create(self, name: str, host: str, mib: str, group: str) -> None:
+        await self._ask(name, lambda: self._story.create(name, node=host, memory_mib=int(mib or 1024), group=group))
 
-    @verb("{what:start|stop|delete} {name}")
+    @verb("{what:start|stop|delete|pause|suspend|resume|shelve|rescue|snapshot|revert resize of} {name}")
     @verb("{what:reboot} {name}[ {mode:hard}]")
-    async def operate(self, what: str, name: str, mode: str = "") -> None:
+    @verb("{what:migrate} {name}[ to {host}][ at {rate} MiB/s]")
+    @verb("{what:resize} {name}[ on {host}]")
+    @verb("{what:evacuate} {name}[ to {host}]")
+    async def operate(self, what: str, name: str, mode: str = "", host: str = "", rate: str = "") -> None:
+        image = f"projects/p/images/{name}"
         table: dict[str, tuple[OperationType, Arguments]] = {
             "start": (OperationType.START, StartArguments()),
             "stop": (OperationType.STOP, StopArguments(grace_period_s=10.0)),
             "delete": (OperationType.DELETE, DeleteArguments()),
+            "pause": (OperationType.PAUSE, PlainArguments()),
+            "suspend": (OperationType.SUSPEND, PlainArguments()),
+            "resume": (OperationType.RESUME, PlainArguments()),
+            "shelve": (OperationType.SHELVE, ShelveArguments(image, 3600.0, 10.0)),
+            "rescue": (OperationType.RESCUE, RescueArguments(IMAGE, DIGEST, DiskFormat.RAW, 10.0)),
+            "snapshot": (OperationType.SNAPSHOT, SnapshotArguments(image)),
+            "revert resize of": (OperationType.REVERT_RESIZE, PlainArguments()),
             "reboot": (OperationType.REBOOT, RebootArguments(RebootMode.HARD if mode else RebootMode.SOFT, 10.0)),
+            "migrate": (OperationType.LIVE_MIGRATE, LiveMigrateArguments(host, bandwidth_mib_s=int(rate or 0))),
+            "resize": (OperationType.RESIZE, ResizeArguments("large", Resources(2, 2048, 4), host)),
         }
+        if what == "evacuate":
+            moves, target = self._story.services().instances.moves, Target(f"projects/p/instances/{name}")
+            await self._ask(
+                name,
+                lambda: _begun(
+                    moves.evacuate(target, ALICE, node=f"nodes/{host}" if host else "", allow_rebuild=False)
+                ),
+            )
+            return
         await self._ask(name, lambda: self._story.submit(name, *table[what]))
 
-    @verb("migrate {name}[ to {host}][ at {rate} MiB/s]")
-    async def migrate(self, name: str, host: str, rate: str) -> None:
-        arguments = LiveMigrateArguments(node=host, bandwidth_mib_s=int(rate or 0))
-        await self._ask(name, lambda: self._story.submit(name, OperationType.LIVE_MIGRATE, arguments))
+    @verb("lock {name}")
+    async def lock(self, name: str) -> None:
+        locking = self._story.services().instances.locking
+        await locking.lock(Target(f"projects/p/instances/{name}"), ALICE, reason="a scenario")
+
+    @verb("group {name} {policy:together|apart}")
+    async def group(self, name: str, policy: str) -> None:
+        wanted = GroupPolicy.AFFINITY if policy == "together" else GroupPolicy.ANTI_AFFINITY
+        await self._story.services().groups.create(NewGroup("projects/p", name, wanted))
+
+    @verb("delete group {name}")
+    async def delete_group(self, name: str) -> None:
+        try:
+            await self._story.services().groups.delete(Target(f"projects/p/groups/{name}"))
+        except LeewardError as error:
+            self._story.tell(f"refused: {error.message}")
 
     @verb("cancel {name}")
     async def cancel(self, name: str) -> None:
@@ -158,6 +200,14 @@ class Actions:
             if controller.core is None:
                 controller.start(fence=self._fence)
 
+    @verb("starts fail on {host}")
+    async def break_starts(self, host: str) -> None:
+        self._cluster.nodes[host].host.start_error = "QEMU does not start here"
+
+    @verb("starts work on {host}")
+    async def mend_starts(self, host: str) -> None:
+        self._cluster.nodes[host].host.start_error = ""
+
     @verb("partition {host} from {other}")
     async def partition(self, host: str, other: str) -> None:
         if other in ("storage", "everything"):
@@ -213,7 +263,7 @@ class Actions:
             instance = self._story.instance(name)
             runs = self._cluster.world.running_on(instance.uid)
             in_place = not hosts or (instance.node in hosts.split("|") and (not runs or runs == [instance.node]))
-            runs_as_told = bool(runs) == (instance.state == "ACTIVE")
+            runs_as_told = bool(runs) == (instance.wanted_guest is not GuestState.STOPPED)
             return in_place and runs_as_told and (not state or instance.state == state)
 
         await self._until(there, within)

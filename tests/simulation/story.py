@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from leeward import keys
-from leeward.agent.types import DiskFormat, ImageFile, Nic
+from leeward.agent.types import DiskFormat, GuestState, ImageFile, Nic
 from leeward.clock import SeededIds
 from leeward.errors import NotFound
 from leeward.store.port import KeyValue, Range
@@ -189,10 +189,11 @@ class Story:
         pool_id: str = POOL_ID,
         memory_mib: int = 1024,
         labels: dict[str, str] | None = None,
+        group: str = "",
         through: SimulatedController | None = None,
         requester: Requester = ALICE,
     ) -> Operation:
-        """Ask for an instance."""
+        """Ask for an instance; `group` is the id of one that is there."""
         now = self.clock.now()
         core = (through or self.core()).core
         assert core is not None
@@ -211,6 +212,7 @@ class Story:
             update_time=now,
             created_by=requester.principal,
             labels=labels or {},
+            group=f"projects/p/groups/{group}" if group else "",
         )
         self.narrator.names[instance.uid] = name
         return await core.submitter.create(instance, CreateArguments(node=node), requester)
@@ -340,7 +342,7 @@ class Story:
         recorded, wrong = self.instances(), []
         for uid, instance in recorded.items():
             where = self.cluster.world.running_on(uid)
-            if where != ([instance.node] if instance.state is InstanceState.ACTIVE else []):
+            if where != ([] if instance.wanted_guest is GuestState.STOPPED else [instance.node]):
                 wrong.append(f"{instance.name} is {instance.state} on {instance.node or 'no node'}, runs on {where}")
         kept = {uid for uid, instance in recorded.items() if instance.node}
         disks = set(self.cluster.pool.disks)
@@ -348,7 +350,7 @@ class Story:
         wrong += [f"the disk of {uid} is gone" for uid in sorted(kept - disks)]
         for node, allocation in sorted(self.allocations().items()):
             held = {r.instance for r in allocation.reservations}
-            placed = {i.name for i in recorded.values() if i.node == node}
+            placed = {i.name for i in recorded.values() if node in i.holding_nodes}
             if held != placed:
                 wrong.append(f"{node} is reserved for {sorted(held)}, while {sorted(placed)} are on it")
         for host in self.cluster.nodes.values():

@@ -8,7 +8,6 @@ from leeward_controller.domain.operation import (
     LiveMigrateArguments,
     OperationPhase,
     OperationType,
-    PlainArguments,
     RebootArguments,
     ResizeArguments,
     StartArguments,
@@ -75,7 +74,6 @@ def test_a_place_that_a_resize_may_return_to_outlives_the_death_of_its_node() ->
         )
         held = story.allocations()["host-a"].reservations
         assert [place.instance for place in held] == ["projects/p/instances/web-1"]
-        await story.ended(await story.submit("web-1", OperationType.CONFIRM_RESIZE, PlainArguments()))
         story.check_settled()
         await story.end()
 

@@ -41,7 +41,7 @@ from leeward_controller.failover.stuck import request_for_help, slot_needs_s
 _C = NodeCondition
 _DOUBTED = frozenset({_C.SUSPECT, _C.ISOLATED, _C.FENCING})
 _OVER = frozenset({_C.FENCED, _C.EVACUATED})
-_CAME_BACK = "it came back after its instances were moved; uncordon it to use it again"
+_CAME_BACK = "it came back after it was fenced; uncordon it to use it again"
 _BACK_IN_MAINTENANCE = "it came back; it had been emptied before"
 
 

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 _QUERY_DEADLINE_S = 10.0
 # libvirt itself gives up waiting for a guest's job lock after 30 s.
 _ACTION_DEADLINE_S = 35.0
-_JOB_EVENT_TIMEOUT_S = 1.0
+_JOB_EVENT_TIMEOUT_S = 3.0
 
 
 class LibvirtMigrations:
