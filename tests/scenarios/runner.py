@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from leeward.clock import Clock
+from leeward_controller.core import Policy
+from leeward_controller.failover.model import Isolation, IsolationPolicy
 from leeward_controller.ports import FenceOutcome
 from leeward_lab.virtual_time import run_virtually
 from tests.scenarios.actions import Actions
@@ -22,6 +24,14 @@ class Initial:
     host_memory_mib: int = 16384
     instances: dict[str, str] = field(default_factory=dict)
     fence: dict[str, float] = field(default_factory=dict)
+    move_isolated_after_s: float = 0.0
+
+    @property
+    def policy(self) -> Policy:
+        """The cluster's: isolated guests are kept, or moved after a while."""
+        if not self.move_isolated_after_s:
+            return Policy()
+        return Policy(isolation=IsolationPolicy(Isolation.MOVE, after_s=self.move_isolated_after_s))
 
     @classmethod
     def read(cls, path: Path) -> "Initial":
@@ -65,7 +75,11 @@ def play(directory: Path) -> str:
 async def _play(initial: Initial, lines: list[Line], log: list[str]) -> None:
     # Tenths of seconds: a store call more or less, of a millisecond each, is no other story.
     story = Story(
-        nodes=initial.hosts, controllers=initial.controllers, decimals=1, node_memory_mib=initial.host_memory_mib
+        nodes=initial.hosts,
+        controllers=initial.controllers,
+        decimals=1,
+        node_memory_mib=initial.host_memory_mib,
+        policy=initial.policy,
     )
     fence = ScenarioFence(initial.fence, story, story.clock)
     await story.begin(fence=fence)

@@ -32,7 +32,6 @@ from leeward_controller.audit.model import (
     SetGroup,
     SetReservation,
 )
-from leeward_controller.audit.places import places_of
 from leeward_controller.domain.catalog import Image
 from leeward_controller.domain.group import Group, GroupMember, GroupPolicy
 from leeward_controller.domain.instance import (
@@ -46,6 +45,7 @@ from leeward_controller.domain.instance import (
 )
 from leeward_controller.domain.node import NodeAllocation, Reservation
 from leeward_controller.domain.operation import Operation, OperationPhase, OperationType, PlainArguments, Work
+from leeward_controller.operations.placing import places_of
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 DIGEST, OTHER = "ab" * 32, "cd" * 32

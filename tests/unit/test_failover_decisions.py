@@ -72,6 +72,12 @@ def test_a_lost_lease_alone_fences_nobody() -> None:
     assert isinstance(decision, SetCondition)
     assert decision.condition is _C.ISOLATED
     assert decisions_for(replace(beating, condition=_C.ISOLATED)) == []
+    (request,) = decisions_for(replace(beating, condition=_C.ISOLATED, isolated_for_long=True, guard_armed=False))
+    assert isinstance(request, SetCondition)
+    assert "leeward node attest-fenced" in request.reason
+    assert decisions_for(
+        replace(beating, condition=_C.ISOLATED, isolated_for_long=True, guard_armed=False, reason=request.reason)
+    ) == []  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -7,29 +7,7 @@ from leeward_controller.audit.model import ClearOperation, Contents, Finding, Fi
 from leeward_controller.domain.group import Group, GroupMember
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Reservation
-from leeward_controller.operations.placing import reservation_of
-
-
-def places_of(instance: Instance) -> dict[str, Reservation]:
-    """What an instance holds, by node: where it is, and until a resize is confirmed also what it had before."""
-    places: dict[str, Reservation] = {}
-    if instance.node:
-        places[instance.node] = reservation_of(instance)
-    kept = instance.resize
-    if kept is not None and kept.node:
-        before = reservation_of(replace(instance, resources=kept.resources, pool_id=kept.pool_id))
-        here = places.get(kept.node)
-        places[kept.node] = before if here is None else _larger(here, before)
-    return places
-
-
-def _larger(one: Reservation, other: Reservation) -> Reservation:
-    return replace(
-        one,
-        vcpus=max(one.vcpus, other.vcpus),
-        memory_mib=max(one.memory_mib, other.memory_mib),
-        disk_gib=max(one.disk_gib, other.disk_gib),
-    )
+from leeward_controller.operations.placing import places_of
 
 
 def reservation_findings(contents: Contents) -> Iterator[Finding]:

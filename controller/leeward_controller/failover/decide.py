@@ -36,7 +36,7 @@ from leeward_controller.failover.model import (
     TrimAllocation,
     WithdrawPill,
 )
-from leeward_controller.failover.stuck import request_for_help, slot_needs_s
+from leeward_controller.failover.stuck import request_for_help, request_for_help_with_isolated, slot_needs_s
 
 _C = NodeCondition
 _DOUBTED = frozenset({_C.SUSPECT, _C.ISOLATED, _C.FENCING})
@@ -147,12 +147,17 @@ def _decide_isolated(node: NodeSnapshot, silence: Silence, *, allowed: _Allowed)
 
     The node's agent gives it after its guard has found none left, so a pill needs an armed guard as silence does.
     """
+    is_wanted_elsewhere = node.fence_asked or (node.isolated_for_long and allowed.move)
     if node.condition is not _C.ISOLATED:
         yield SetCondition(node.node, _C.ISOLATED, "its etcd lease is lost, its storage heartbeat beats")
     elif node.left_pill and node.left_pill in silence.acknowledged:
         evidence = f"its agent took the poison pill {node.left_pill}, as seen by {', '.join(silence.observers)}"
         yield RecordProof(node.node, node.known_boot_id, ProofKind.POISON_PILL, evidence)
-    elif not node.left_pill and node.guard_armed and (node.fence_asked or (node.isolated_for_long and allowed.move)):
+    elif is_wanted_elsewhere and not node.guard_armed:
+        help_wanted = request_for_help_with_isolated(node)
+        if help_wanted != node.reason:
+            yield SetCondition(node.node, _C.ISOLATED, help_wanted)
+    elif is_wanted_elsewhere and not node.left_pill:
         yield LeavePill(node.node, node.known_boot_id)
 
 

@@ -25,6 +25,15 @@ def request_for_help(node: NodeSnapshot, missing_s: float, *, timing: Timing) ->
     )
 
 
+def request_for_help_with_isolated(node: NodeSnapshot) -> str:
+    """Why an isolated node cannot be told to end its guests, and what an operator can do."""
+    return (
+        "its guests are wanted elsewhere, and it keeps them: its guard was not armed, so its word that none is left "
+        "would prove nothing. Bring its network back, or see that it is off and stays off, then: "
+        f"leeward node attest-fenced {node.node}"
+    )
+
+
 def _why_silence_is_no_proof(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> str:
     if not node.guard_armed:
         return "its guard was not armed, so its silence proves nothing"

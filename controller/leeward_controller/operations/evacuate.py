@@ -11,7 +11,7 @@ from leeward_controller.domain.operation import EvacuateArguments, OperationType
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.disks import drop_pulled_disks, moves_disks, spec_at_target
 from leeward_controller.operations.images import ensure_image
-from leeward_controller.operations.placing import choose_place, release_target, reservation_of
+from leeward_controller.operations.placing import choose_place, places_of, release_target
 from leeward_controller.operations.predecessors import wait_for_predecessor
 from leeward_controller.operations.running import leave_target
 from leeward_controller.operations.step import Advance, Definition, Step
@@ -58,7 +58,7 @@ async def place(context: StepContext) -> Advance:
         work=work,
         instance=lambda instance: replace(instance, run_epoch=epoch),
         reserve_on=chosen.node,
-        reservation=reservation_of(context.instance),
+        reservation=places_of(replace(context.instance, node=chosen.node))[chosen.node],
     )
 
 
@@ -138,15 +138,18 @@ async def restart(context: StepContext) -> Advance:
     if wanted is not GuestState.STOPPED:
         await agent.start_guest(context.caller, spec=spec, paused=wanted is GuestState.PAUSED)
     now = context.surroundings.clock.now()
-    return Advance(
+    there = Advance(
         instance=lambda instance: replace(
             instance,
             node=work.target_node,
             pool_id=work.target_pool_id,
             last_boot_time=now if wanted is not GuestState.STOPPED else instance.last_boot_time,
-        ),
-        release_from=_released(context),
+        )
     )
+    kept = places_of(replace(context.instance, node="")).get(work.source_node)
+    if kept is not None:
+        return replace(there, reserve_on=work.source_node, reservation=kept)
+    return replace(there, release_from=_released(context))
 
 
 def _released(context: StepContext) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ class Holdings:
     async def _reserve(self, commit: Commit, new: Operation, advance: Advance, instance: Instance | None) -> None:
         assert advance.reservation is not None
         found = await self.allocation(advance.reserve_on)
-        wanted = replace(advance.reservation, pool_id=new.work.target_pool_id or advance.reservation.pool_id)
+        wanted = advance.reservation
+        if new.work.target_pool_id and advance.reserve_on == new.work.target_node:
+            wanted = replace(wanted, pool_id=new.work.target_pool_id)
         held = found.value.of(wanted.instance_uid)
         if instance is not None and not (held is not None and held.covers(wanted)):
             self._check_room(found.value, wanted)

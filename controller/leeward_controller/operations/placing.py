@@ -12,7 +12,7 @@ from leeward_controller.scheduler.model import Place
 from leeward_controller.scheduler.placement import choose, plan_placement
 from leeward_controller.scheduler.requests import is_lost_with_its_node, request_for
 
-__all__ = ["Place", "choose_place", "release_target", "reservation_of"]
+__all__ = ["Place", "choose_place", "larger", "places_of", "release_target", "reservation_of"]
 
 
 def reservation_of(instance: Instance) -> Reservation:
@@ -24,6 +24,29 @@ def reservation_of(instance: Instance) -> Reservation:
     size = instance.resources
     disk_gib = size.disk_gib + sum(instance.data_disks_gib)
     return Reservation(instance.uid, instance.name, size.vcpus, size.memory_mib, disk_gib, instance.pool_id)
+
+
+def larger(one: Reservation, other: Reservation) -> Reservation:
+    """A place that has room for either."""
+    return replace(
+        one,
+        vcpus=max(one.vcpus, other.vcpus),
+        memory_mib=max(one.memory_mib, other.memory_mib),
+        disk_gib=max(one.disk_gib, other.disk_gib),
+    )
+
+
+def places_of(instance: Instance) -> dict[str, Reservation]:
+    """What an instance holds, by node: where it is, and until a resize is ended also what it had before."""
+    places: dict[str, Reservation] = {}
+    if instance.node:
+        places[instance.node] = reservation_of(instance)
+    kept = instance.resize
+    if kept is not None and kept.node:
+        before = reservation_of(replace(instance, resources=kept.resources, pool_id=kept.pool_id))
+        here = places.get(kept.node)
+        places[kept.node] = before if here is None else larger(here, before)
+    return places
 
 
 def choose_place(
@@ -83,10 +106,16 @@ def _require_disks(context: StepContext, leaving: str) -> None:
 
 
 async def release_target(context: StepContext) -> Advance:
-    """Give back the place that was reserved, and remember not to try that node again."""
+    """Give back the place that was reserved, and remember not to try that node again.
+
+    What a resize that is not ended holds there stays.
+    """
     work = context.operation.work
     if not work.target_node:
         return Advance()
     excluded = (*work.excluded_nodes, work.target_node)
     freed = replace(work, target_node="", target_pool_id="", excluded_nodes=excluded)
+    kept = places_of(replace(context.instance, node="")).get(work.target_node)
+    if kept is not None:
+        return Advance(work=freed, reserve_on=work.target_node, reservation=kept)
     return Advance(work=freed, release_from=(work.target_node,))

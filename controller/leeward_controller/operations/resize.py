@@ -6,12 +6,11 @@ from datetime import timedelta
 from leeward.agent.types import GuestSpec
 from leeward.errors import NodeUnfit, NoNodeFits
 from leeward_controller.domain.instance import Instance, InstanceState, Resize, Resources
-from leeward_controller.domain.node import Reservation
 from leeward_controller.domain.operation import OperationType, ResizeArguments
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.disks import drop_pulled_disks, pull_disks, spec_at_target
 from leeward_controller.operations.migrate import LONGEST_COPY_S, LONGEST_GRACE_S
-from leeward_controller.operations.placing import Place, choose_place, release_target, reservation_of
+from leeward_controller.operations.placing import Place, choose_place, larger, release_target, reservation_of
 from leeward_controller.operations.running import bring_up, forget_on, halt, leave_target, start_again
 from leeward_controller.operations.step import Advance, Definition, Step
 
@@ -33,7 +32,7 @@ async def place(context: StepContext) -> Advance:
     chosen = _choose(context)
     wanted = reservation_of(replace(instance, resources=arguments.resources))
     if chosen.node == instance.node:
-        wanted = _larger(wanted, reservation_of(instance))
+        wanted = larger(wanted, reservation_of(instance))
     work = replace(
         context.operation.work,
         source_node=instance.node,
@@ -53,15 +52,6 @@ def _choose(context: StepContext) -> Place:
         except (NodeUnfit, NoNodeFits):
             pass  # Its own node has no room for it: any other one will do.
     return choose_place(context, named=arguments.node, resources=arguments.resources)
-
-
-def _larger(one: Reservation, other: Reservation) -> Reservation:
-    return replace(
-        one,
-        vcpus=max(one.vcpus, other.vcpus),
-        memory_mib=max(one.memory_mib, other.memory_mib),
-        disk_gib=max(one.disk_gib, other.disk_gib),
-    )
 
 
 async def unplace(context: StepContext) -> Advance:
