@@ -1,19 +1,25 @@
 """What goes wrong in a swarm: each fault begins at once and knows how to end itself."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from leeward.agent.types import GuestState
+from leeward.errors import LeewardError
 from leeward_agent.storage.memory import PoolFault
+from leeward_controller.services.everything import Services
+from leeward_controller.services.instances import Target
 from leeward_lab.simulated.cluster import POOL_ID
 from leeward_lab.simulated.network import CONTROLLERS, STORE
 from leeward_lab.virtual_time import VirtualClock, freeze, thaw
 from tests.simulation.bmc import Bmc, Bmcs
-from tests.simulation.story import Story
+from tests.simulation.story import ALICE, Story
 from tests.simulation.weather import Climate
 
 End = Callable[[], Awaitable[None]]
+
+_ORDER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,9 @@ class Faults:
             (2, self.lose_switch_answer),
             (1, self.cannot_start),
             (1, self.compact),
+            (1, self.disarm),
+            (1, self.release_brake),
+            (1, self.ask_to_fence),
         ]
 
     async def draw(self) -> Begun | None:
@@ -404,6 +413,48 @@ class Faults:
         now = await self._cluster.store.list("/none")
         await self._cluster.store.compact(now.revision)
         return Begun("etcd is compacted", _nothing)
+
+    async def disarm(self) -> Begun | None:
+        """An operator disarms failover, and arms it again."""
+
+        async def arm() -> None:
+            await self._order("arm failover", lambda services: services.failover_control.arm(principal=ALICE.principal))
+
+        done = await self._order(
+            "disarm failover",
+            lambda services: services.failover_control.disarm(
+                reason="work on the network", duration_s=600.0, principal=ALICE.principal
+            ),
+        )
+        return Begun("failover is disarmed", arm) if done else None
+
+    async def release_brake(self) -> Begun | None:
+        """An operator releases the brake, should it be pulled."""
+        done = await self._order(
+            "release the brake",
+            lambda services: services.failover_control.release_brake(reason="it is so", principal=ALICE.principal),
+        )
+        return Begun("the brake is released", _nothing) if done else None
+
+    async def ask_to_fence(self) -> Begun | None:
+        """An operator has a node fenced that seems to be away."""
+        target = Target(f"nodes/{self._node()}")
+        done = await self._order(
+            f"fence {target.name}", lambda services: services.node_operations.fence(target, ALICE, force=False)
+        )
+        return Begun(f"{target.name} is to be fenced", _nothing) if done else None
+
+    async def _order(self, what: str, ask: Callable[[Services], Awaitable[object]]) -> bool:
+        """Ask a replica for it; whether it was done. A replica that does not answer in time is given up."""
+        if not any(controller.core is not None for controller in self._cluster.controllers.values()):
+            return False
+        try:
+            async with asyncio.timeout(_ORDER_S):
+                await ask(self._story.services())
+        except (LeewardError, TimeoutError) as error:
+            self._story.tell(f"refused to {what}: {error}")
+            return False
+        return True
 
 
 def _both(*ends: End) -> End:

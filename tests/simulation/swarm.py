@@ -12,14 +12,18 @@ import logging
 import random
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
 from leeward.clock import Clock
 from leeward.errors import LeewardError
+from leeward_agent.storage.port import Pill
+from leeward_controller.core import Policy
 from leeward_controller.domain.node import NodeCondition
+from leeward_controller.failover.model import Isolation, IsolationPolicy
 from leeward_controller.services.instances import Target
 from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
 from tests.simulation.clients import Clients
@@ -32,6 +36,8 @@ from tests.simulation.weather import Climate
 CHAOS_S = 240.0
 SETTLE_S = 900.0
 CALM_S = 20.0
+# The share of clusters that keep isolated guests; the others move them.
+_KEEPS = 0.6
 # How long after a fault the guard may still act upon it: TTL, its own delay, and an agent that has to find its feet.
 _AFTERMATH_S = 8.0
 
@@ -59,6 +65,28 @@ class Outcome:
         return f"{log}\n\n{why}\nseed {self.seed} failed; to replay it: make simulation SEED={self.seed}"
 
 
+class _Pills(dict[str, Pill]):
+    """The poison pills in the shared pool, and when each node last had one."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._withdrawn_s: dict[str, float] = {}
+
+    def pop(self, node: str, *default: Any) -> Any:
+        self._withdrawn_s[node] = self._now_s()
+        return super().pop(node, *default)
+
+    def within(self, node: str, seconds: float) -> bool:
+        """Whether it had one during the last so many seconds."""
+        return node in self or self._now_s() - self._withdrawn_s.get(node, float("-inf")) <= seconds
+
+
+def _isolation(rng: random.Random) -> IsolationPolicy:
+    if rng.random() < _KEEPS:
+        return IsolationPolicy()
+    return IsolationPolicy(Isolation.MOVE, after_s=rng.uniform(5.0, 60.0))
+
+
 class Swarm:
     """One seed's run."""
 
@@ -81,7 +109,10 @@ class Swarm:
             agent_hooks=climate.agent_hook,
             repeats=climate.repeats,
             node_memory_mib=self._rng.choice([4608, 8192]),
+            policy=Policy(isolation=_isolation(draw("isolation"))),
         )
+        self._pills = _Pills(self.story.clock.monotonic_s)
+        self.story.cluster.pool.pills = self._pills
         self.counting = Counting()
         self.story.narrator.listen(self.counting.on_record)
         self._climate = climate
@@ -196,11 +227,11 @@ class Swarm:
         self._guard_kills = len(kills)
 
     def _check_guard(self, node: str, uid: str, ago_s: float) -> None:
-        """A guard kills only where the agent was gone, or both heartbeats were disturbed."""
+        """A guard kills only where the agent was gone, both heartbeats were disturbed, or a pill was left."""
         within_s = _AFTERMATH_S + ago_s
         touched = self._faults.touched
         both = touched.within(node, "store", within_s) and touched.within(node, "pool", within_s)
-        if not both and not touched.within(node, "agent", within_s):
+        if not both and not touched.within(node, "agent", within_s) and not self._pills.within(node, within_s):
             raise Broken(f"the guard of {node} killed {uid}, though a heartbeat of it was undisturbed")
 
 
