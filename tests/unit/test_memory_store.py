@@ -73,6 +73,7 @@ async def test_a_reader_slower_than_a_compaction_is_told() -> None:
         await store.transact([], [Put("/a/1", b"")])
         revision = (await store.transact([], [Delete("/a/1")])).revision
         await store.compact(revision)
+        await store.compact((await store.transact([], [Put("/c", b"")])).revision)
         await store.transact([], [Put("/b/1", b"")])
         with pytest.raises(Compacted):
             await anext(slow)

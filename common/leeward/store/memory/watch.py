@@ -47,6 +47,8 @@ class MemoryWatch:
 
     def before_compaction(self, revision: int) -> None:
         """Changes up to `revision` are about to go; a reader that has not seen all of its own is lost."""
+        if self._lost:
+            return
         for change in self._keys.changes_since(self._position):
             if change.mod_revision > revision:
                 return
