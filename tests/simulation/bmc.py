@@ -42,17 +42,21 @@ class Bmcs:
         return self.modes.get(node, Bmc.NONE) is not Bmc.NONE
 
     async def power_off(self, node: str) -> FenceOutcome:
+        # In no caller's context: the device goes on when the controller that asked it is stopped.
+        working = asyncio.get_running_loop().create_task(self._work(node), context=Context())
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            # Who asked is gone, and with it the program that talked to the device.
+            working.cancel()
+            raise
+
+    async def _work(self, node: str) -> FenceOutcome:
         mode = self.modes.get(node, Bmc.NONE)
         slow = mode is Bmc.SLOW
         await self._clock.sleep(self._rng.uniform(2.0, 30.0) if slow else self._rng.uniform(0.1, 1.0))
         if mode in (Bmc.NONE, Bmc.FAILS):
             return FenceOutcome(False, "the device does not answer")
-        # In no caller's context: the device goes on when the controller that asked it is stopped.
-        cutting = asyncio.get_running_loop().create_task(_coroutine(self._cut(node)), context=Context())
-        await asyncio.shield(cutting)
+        await self._cut(node)
         confirmed = mode is not Bmc.DENIES
         return FenceOutcome(confirmed, "the device says off" if confirmed else "the device does not tell")
-
-
-async def _coroutine(work: Awaitable[None]) -> None:
-    await work

@@ -184,7 +184,7 @@ class Swarm:
         await self._faults.power_on_all()
 
     async def _settle(self) -> None:
-        """Wait, as an operator who lets returned nodes work again, until nothing is open; then it must stay so."""
+        """Wait, as an operator who switches hosts on and lets them work again, until nothing is open and stays so."""
         story = self.story
         deadline_s, calm_since_s = story.now_s + SETTLE_S, None
         while calm_since_s is None or story.now_s - calm_since_s < CALM_S:
@@ -195,6 +195,7 @@ class Swarm:
                 calm_since_s = calm_since_s or story.now_s
                 continue
             calm_since_s = None
+            await self._faults.power_on_all()
             await self._uncordon()
             assert story.now_s < deadline_s, f"not settled {SETTLE_S:g} s after all faults ended: " + "; ".join(
                 open_ends
