@@ -5,6 +5,8 @@ client's read. It lags the store by a watch's delay, and `synced` tells whether 
 """
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +90,8 @@ class ClusterView:
         self._listeners: list[Callable[[str], None]] = []
         self._followers: dict[str, list[Told]] = {}
         self._changed = asyncio.Event()
+        self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
 
     @property
     def instances(self) -> dict[str, Stored[Instance]]:
@@ -188,6 +192,17 @@ class ClusterView:
             if not followers:
                 self._followers.pop(key, None)
 
+    async def reached(self, revision: int, *, timeout_s: float) -> bool:
+        """Wait until all that the store held at `revision` is in here; False when it does not come in time."""
+        if self.synced and self.revision >= revision:
+            return True
+        arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._awaited, (revision, next(self._numbers), arrival))
+        await asyncio.wait((arrival,), timeout=timeout_s)
+        arrived = arrival.done()
+        arrival.cancel()
+        return arrived and self.synced
+
     async def wait_for(self, condition: Callable[[], bool], *, timeout_s: float) -> bool:
         """Wait until `condition` holds, looking again after each change; False when the time is up."""
         deadline_s = self._clock.monotonic_s() + timeout_s
@@ -224,7 +239,7 @@ class ClusterView:
             async for batch in batches:
                 for change in batch.changes:
                     self._take(change)
-                self.revision = batch.revision
+                self._reach(batch.revision)
                 if batch.changes:
                     self._wake([change.key for change in batch.changes])
 
@@ -244,9 +259,16 @@ class ClusterView:
         present = {kv.key for kv in items}
         for key in self._followers.keys() - present:
             self._tell(key, revision, None)
-        self.revision = revision
         self.synced = True
+        self._reach(revision)
         self._wake(sorted(before | present))
+
+    def _reach(self, revision: int) -> None:
+        self.revision = revision
+        while self._awaited and self._awaited[0][0] <= revision:
+            _, _, arrival = heapq.heappop(self._awaited)
+            if not arrival.done():
+                arrival.set_result(None)
 
     def _take(self, change: Change) -> None:
         if change.key == keys.LEADER:

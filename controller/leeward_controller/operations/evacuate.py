@@ -65,7 +65,7 @@ async def place(context: StepContext) -> Advance:
 async def _require_proof(context: StepContext) -> FenceProof:
     arguments = _arguments(context)
     key = keys.fence(arguments.fenced_node, arguments.fenced_boot_id)
-    found = await context.surroundings.records.get(FENCES, key)
+    found = context.view.fences.get(key) or await context.surroundings.records.get(FENCES, key)
     if found is None:
         node = f"nodes/{arguments.fenced_node}"
         why = "there is no fence proof for it, so its guests may still run"
@@ -171,7 +171,7 @@ async def _clear_returned_source(context: StepContext) -> None:
     """
     arguments = _arguments(context)
     node_id = arguments.fenced_node
-    if await context.surroundings.records.store.get(keys.lease(node_id)) is not None:
+    if node_id in context.view.leases:
         await context.agent(node_id).remove_guest(context.caller, uid=context.instance.uid)
 
 

@@ -49,9 +49,10 @@ class Recorder:
 
     async def _write(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Stored[Operation]:
         pause_s = 0.05
+        since: int | None = stored.revision
         while True:
             try:
-                commit = await self._compose(stored, new, advance)
+                commit = await self._compose(stored, new, advance, since=since)
                 revision = await self._records.commit(commit)
                 return Stored(stored.key, new, revision, stored.create_revision)
             except PlaceTaken as error:
@@ -62,6 +63,7 @@ class Recorder:
                 await self._surroundings.clock.sleep(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             found = await self._observe(stored.key)
+            since = None
             if found.value == new:
                 return found
             stored, new = self._merge(stored, new, found)
@@ -89,11 +91,13 @@ class Recorder:
                 raise Superseded(f"{key} is gone")
             return found
 
-    async def _compose(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Commit:
+    async def _compose(
+        self, stored: Stored[Operation], new: Operation, advance: Advance, *, since: int | None
+    ) -> Commit:
         commit = Commit().replace(stored, new)
         subject = None
         if advance.changes_subject or advance.reservation or advance.release_from or new.phase.ended:
-            subject = await read_subject(self._records, new)
+            subject = await read_subject(self._records, self._surroundings.view, new, since=since)
         if subject is not None:
             # Else it was removed by a later operation, and this one only ends.
             await self._compose_subject(commit, new, advance, subject)
