@@ -55,6 +55,9 @@ class ControllerSettings(BaseModel):
     parallel_starts_per_node: int = Field(
         default=8, ge=1, le=1000, description="instances of dead nodes started on one node at a time"
     )
+    parallel_starts: int = Field(
+        default=128, ge=1, le=4096, description="instances of dead nodes started at a time on all nodes together"
+    )
     tier_wait_s: float = Field(
         default=120.0, ge=1, le=3600, description="how long restarts of a priority hold up those below it"
     )
@@ -80,7 +83,11 @@ class ControllerSettings(BaseModel):
             timing=Timing(slot_fresh_s=self.slot_fresh_s, margin_s=self.margin_s),
             brake=BrakePolicy(self.brake_more_than, self.brake_at_least_share),
             isolation=IsolationPolicy(self.isolation, self.isolated_after_s),
-            restarts=RestartPolicy(self.parallel_starts_per_node, self.tier_wait_s),
+            restarts=RestartPolicy(
+                parallel_starts_per_node=self.parallel_starts_per_node,
+                parallel_starts=self.parallel_starts,
+                tier_wait_s=self.tier_wait_s,
+            ),
             headroom=HeadroomPolicy(self.headroom, self.survive_node_losses),
             controller_ttl_s=self.controller_ttl_s,
             leader_ttl_s=self.leader_ttl_s,

@@ -18,10 +18,12 @@ class RestartPolicy:
     """How fast dead nodes' instances are started again.
 
     `parallel_starts_per_node` bounds how many are being started on one node at a time, so that they do not slow each
-    other down; `tier_wait_s` is for how long a tier holds up those below it.
+    other down, and `parallel_starts` how many anywhere, so that the first are back long before the last are begun;
+    `tier_wait_s` is for how long a tier holds up those below it.
     """
 
     parallel_starts_per_node: int = 8
+    parallel_starts: int = 128
     tier_wait_s: float = 120.0
 
 

@@ -159,8 +159,11 @@ class Restarts:
             limit=self._policy.parallel_starts_per_node,
         )
         excluded = ((leaving, "it is the node being left"),)
-        starts = []
+        starts: list[Start] = []
+        room = self._policy.parallel_starts - starting.total()
         for stored in waiting:
+            if len(starts) >= room:
+                break
             instance = stored.value
             request = request_for(self._view, instance, excluded=excluded, lost_node=True)
             spot = spread.place(request, instance.name)
