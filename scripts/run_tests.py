@@ -3,7 +3,8 @@
     python scripts/run_tests.py [pytest's options]
 
 A test on real hosts waits most of its time: for guests that boot, for leases that end. What measures no time, and needs
-no heartbeats to be in time, fills these gaps. Its output comes when it is done. The exit status is that of the group that failed.
+no heartbeats to be in time, fills these gaps. Its output comes when it is done. The exit status is that of the group
+that failed.
 """
 
 import os

@@ -10,8 +10,8 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from leeward.clock import Clock
@@ -71,17 +71,16 @@ class FenceAgents:
         return FenceOutcome(True, f"{device.program} switched off, and status said off twice")
 
     async def _run(self, device: FenceDevice, action: str) -> tuple[int, str]:
-        options = {**device.options, "action": action}
-        process = await asyncio.create_subprocess_exec(
-            device.program,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with _in_memory({**device.options, "action": action}) as options:
+            process = await asyncio.create_subprocess_exec(
+                device.program,
+                stdin=options,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
-            text = "".join(f"{key}={value}\n" for key, value in options.items())
-            output, _ = await process.communicate(text.encode())
+            output, _ = await process.communicate()
         finally:
             if process.returncode is None:
                 # Many of these programs run another (ipmitool, ssh), which would go on and hold the pipe open.
@@ -90,6 +89,21 @@ class FenceAgents:
                 await process.wait()
         assert process.returncode is not None
         return process.returncode, _in_words(output.decode(errors="replace"))
+
+
+@contextmanager
+def _in_memory(options: Mapping[str, str]) -> Iterator[int]:
+    """A file descriptor to read options from, of a file that is on no disk.
+
+    Unlike a pipe it can be left unread by a program that ends at once.
+    """
+    file = os.memfd_create("fence-options", os.MFD_CLOEXEC)
+    try:
+        os.write(file, "".join(f"{key}={value}\n" for key, value in options.items()).encode())
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)
 
 
 def _in_words(output: str) -> str:
