@@ -75,7 +75,8 @@ class ControllerCore:
         self._start_time = clock.now()
         self._id = ids.new()
         self.view = ClusterView(store=store, codec=codec, clock=clock)
-        self.records = Records(store=store, codec=codec, ids=ids, clock=clock, known=self.view.known)
+        self.records = Records(store=store, codec=codec, ids=ids, clock=clock, picture=self.view)
+        self.view.recall_by(self.records.recall)
         self._surroundings = Surroundings(self.records, self.view, agents, clock, rng, self.policy.placement, fence)
         self.runner = OperationRunner(
             controller_id=self._id, surroundings=self._surroundings, children=lambda: self.submitter

@@ -5,9 +5,9 @@ not known is resolved by reading the key back: each write bears an id of its own
 sent again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from leeward import keys
 from leeward.clock import Clock, Ids
@@ -25,6 +25,12 @@ from leeward_controller.domain.project import Admission, Project
 from leeward_controller.ports import Codec
 
 T = TypeVar("T")
+
+
+_LAG_S = 0.1
+"""How long a picture may lag before the store is asked instead."""
+_MOST_REMEMBERED = 2048
+"""Of what this replica wrote itself; the picture has it long before it is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +111,20 @@ class Commit:
         self.conditions: list[Condition] = []
         self.puts: list[tuple[str, object, int]] = []
         self.deletes: list[str] = []
+        self._created: dict[str, int] = {}
 
     def create(self, key: str, value: object, *, lease_id: int = 0) -> "Commit":
         """Write a key that must not exist."""
         self.conditions.append(ModRevisionIs(key, 0))
         self.puts.append((key, value, lease_id))
+        self._created[key] = 0
         return self
 
     def replace(self, stored: "Stored[T]", value: T) -> "Commit":
         """Write over a record that must still be as it was read (`revision` 0: must not exist)."""
         self.conditions.append(ModRevisionIs(stored.key, stored.revision))
         self.puts.append((stored.key, value, 0))
+        self._created[stored.key] = stored.create_revision
         return self
 
     def put(self, key: str, value: object) -> "Commit":
@@ -149,6 +158,41 @@ class Commit:
         self.deletes.append(key)
         return self
 
+    def written_at(self, revision: int) -> Iterator["Stored[Any]"]:
+        """The records that it has written, if `revision` is what came of it; not those that were just put."""
+        for key, value, _ in self.puts:
+            if key in self._created:
+                yield Stored(key, value, revision, self._created[key] or revision)
+
+
+class Picture(Protocol):
+    """What a replica has heard of the store so far."""
+
+    def known(self, key: str) -> Stored[Any] | None:
+        """The record at `key` as last heard of."""
+        ...
+
+    def covers(self, revision: int) -> bool:
+        """Whether all that the store held at `revision` is in it."""
+        ...
+
+    async def reached(self, revision: int, *, timeout_s: float) -> bool:
+        """Wait until it covers that; False when it does not in time."""
+        ...
+
+
+class NoPicture:
+    """Nothing was heard of anything."""
+
+    def known(self, key: str) -> Stored[Any] | None:
+        return None
+
+    def covers(self, revision: int) -> bool:
+        return False
+
+    async def reached(self, revision: int, *, timeout_s: float) -> bool:
+        return False
+
 
 class Records:
     """The cluster's state, typed."""
@@ -160,11 +204,12 @@ class Records:
         codec: Codec,
         ids: Ids,
         clock: Clock,
-        known: Callable[[str], Stored[Any] | None] = lambda _: None,
+        picture: Picture | None = None,
     ) -> None:
-        """`known` tells what is at hand of a key; a record that is read at that very revision is not decoded anew."""
+        """A record that is read at the very revision at which the `picture` has it is not decoded anew."""
         self.store = store
-        self._known = known
+        self._picture = picture or NoPicture()
+        self._written: dict[str, Stored[Any]] = {}
         self._codec = codec
         self._ids = ids
         self._clock = clock
@@ -173,6 +218,26 @@ class Records:
         """The record at `key`, linearizable, or None. Raises StoreUnavailable."""
         found = await self.store.get(key)
         return None if found is None else self.decode(kind, found)
+
+    async def get_since(self, kind: Kind[T], key: str, *, since: int | None) -> Stored[T] | None:
+        """The record as it was at revision `since`, or later; None: as it is now, as `get`. Raises StoreUnavailable.
+
+        It takes no call while it is what this replica wrote itself, or once the picture has come so far. What is then
+        written on the strength of it must be compared with it.
+        """
+        if since is None:
+            return await self.get(kind, key)
+        written = self._written.get(key)
+        if written is not None and written.revision >= since and not self._picture.covers(written.revision):
+            return written
+        if await self._picture.reached(since, timeout_s=_LAG_S):
+            return self._picture.known(key)
+        return await self.get(kind, key)
+
+    def recall(self, key: str, revision: int) -> Stored[Any] | None:
+        """The record at `key` if it is what this replica wrote at `revision`, a short while ago."""
+        written = self._written.get(key)
+        return written if written is not None and written.revision == revision else None
 
     async def list(
         self, kind: Kind[T], *, prefix: str = "", limit: int = 0, start_after: str = "", revision: int = 0
@@ -183,7 +248,7 @@ class Records:
 
     def decode(self, kind: Kind[T], found: KeyValue) -> Stored[T]:
         """A typed record from a key and its value."""
-        known = self._known(found.key)
+        known = self._picture.known(found.key)
         if known is not None and known.revision == found.mod_revision and isinstance(known.value, kind.type):
             return known
         value = self._codec.decode(kind.type, found.value)
@@ -206,7 +271,17 @@ class Records:
             return await self._resolve(commit.conditions, mutations, write_id)
         if not outcome.succeeded:
             raise Conflict("somebody else changed it first; read it again")
+        self._remember(commit, outcome.revision)
         return outcome.revision
+
+    def _remember(self, commit: Commit, revision: int) -> None:
+        for key in commit.deletes:
+            self._written.pop(key, None)
+        for written in commit.written_at(revision):
+            self._written.pop(written.key, None)
+            self._written[written.key] = written
+        while len(self._written) > _MOST_REMEMBERED:
+            del self._written[next(iter(self._written))]
 
     async def _resolve(self, conditions: Sequence[Condition], mutations: Sequence[Mutation], write_id: str) -> int:
         """Find out whether a write of ours happened, by looking for its id where it would be.

@@ -1,12 +1,14 @@
 """A replica's picture of the cluster, fed by one watch.
 
-It serves decisions that a transaction checks again anyway (placement, failover, who owns an operation), and never a
-client's read. It lags the store by a watch's delay, and `synced` tells whether it is being fed at all.
+It serves decisions that a transaction checks again anyway (placement, failover, who owns an operation, an operation's
+next step), and never a client's read. It lags the store by a watch's delay, and `synced` tells whether it is being fed
+at all.
 """
 
 import asyncio
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ from leeward_controller.records import (
 
 T = TypeVar("T")
 Told = Callable[[int, Stored[Any] | None], None]
+Recall = Callable[[str, int], Stored[Any] | None]
 log = structlog.get_logger()
 
 _WATCHED: tuple[Kind[Any], ...] = (
@@ -74,7 +77,10 @@ class Lease:
 
 
 class ClusterView:
-    """All records that decisions need, by key; each a `Stored`. Read-only for everybody else."""
+    """All records that decisions need, by key; each a `Stored`. Read-only for everybody else.
+
+    `promised_gib` is the disk that all nodes' allocations together hold, by pool.
+    """
 
     def __init__(self, *, store: Store, codec: Codec, clock: Clock) -> None:
         self._store = store
@@ -92,6 +98,10 @@ class ClusterView:
         self._changed = asyncio.Event()
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
+        self._recall: Recall = lambda key, revision: None
+        self._topology = 0
+        self._derived: dict[Callable[[ClusterView], Any], tuple[int, Any]] = {}
+        self.promised_gib: Counter[str] = Counter()
 
     @property
     def instances(self) -> dict[str, Stored[Instance]]:
@@ -168,6 +178,10 @@ class ClusterView:
                 return self._tables[kind.prefix].get(key)
         return None
 
+    def recall_by(self, recall: Recall) -> None:
+        """Let `recall(key, revision)` tell of records that need not be decoded, since this replica wrote them."""
+        self._recall = recall
+
     def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
         """Call `listener(key)` after each change that was taken in; it must be quick and must not raise.
 
@@ -192,9 +206,21 @@ class ClusterView:
             if not followers:
                 self._followers.pop(key, None)
 
+    def of_topology(self, derive: Callable[["ClusterView"], T]) -> T:
+        """What `derive` makes of the nodes and their heartbeats; made anew only when one of them has changed."""
+        known = self._derived.get(derive)
+        if known is None or known[0] != self._topology:
+            known = self._derived[derive] = (self._topology, derive(self))
+        made: T = known[1]
+        return made
+
+    def covers(self, revision: int) -> bool:
+        """Whether all that the store held at `revision` is in here."""
+        return self.synced and self.revision >= revision
+
     async def reached(self, revision: int, *, timeout_s: float) -> bool:
         """Wait until all that the store held at `revision` is in here; False when it does not come in time."""
-        if self.synced and self.revision >= revision:
+        if self.covers(revision):
             return True
         arrival: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._awaited, (revision, next(self._numbers), arrival))
@@ -253,6 +279,8 @@ class ClusterView:
             table.clear()
         self.leases.clear()
         self._by_node.clear()
+        self.promised_gib.clear()
+        self._topology += 1
         self.leader = None
         for kv in items:
             self._take(Change(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease_id))
@@ -282,6 +310,7 @@ class ClusterView:
                     return
 
     def _take_lease(self, change: Change) -> None:
+        self._topology += 1
         node_id = change.key.removeprefix(keys.LEASES)
         if change.value is None:
             self.leases.pop(node_id, None)
@@ -298,15 +327,24 @@ class ClusterView:
     def _take_record(self, kind: Kind[Any], change: Change) -> None:
         table = self._tables[kind.prefix]
         before = table.pop(change.key, None)
+        if kind is NODES:
+            self._topology += 1
+        if kind is ALLOCATIONS and before is not None:
+            self.promised_gib.subtract(before.value.disk_gib_by_pool)
         if kind is INSTANCES and before is not None:
             self._by_node.get(before.value.node, set()).discard(change.key)
         if change.value is None:
             self._tell(change.key, change.mod_revision, None)
             return
-        value = self._codec.decode(kind.type, change.value)
-        stored = Stored(change.key, value, change.mod_revision, change.create_revision)
+        stored = self._recall(change.key, change.mod_revision)
+        if stored is None:
+            value = self._codec.decode(kind.type, change.value)
+            stored = Stored(change.key, value, change.mod_revision, change.create_revision)
+        value = stored.value
         table[change.key] = stored
         self._tell(change.key, change.mod_revision, stored)
+        if kind is ALLOCATIONS:
+            self.promised_gib.update(value.disk_gib_by_pool)
         if kind is INSTANCES and value.node:
             self._by_node.setdefault(value.node, set()).add(change.key)
 

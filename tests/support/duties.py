@@ -39,7 +39,7 @@ class DutyLab:
         self.store = MemoryStore(self.clock)
         codec = StateCodec()
         self.view = ClusterView(store=self.store, codec=codec, clock=self.clock)
-        self.records = Records(store=self.store, codec=codec, ids=self.ids, clock=self.clock, known=self.view.known)
+        self.records = Records(store=self.store, codec=codec, ids=self.ids, clock=self.clock, picture=self.view)
         self._work: set[asyncio.Task[None]] = set()
         self._leader: asyncio.Task[None] | None = None
 

@@ -40,7 +40,7 @@ from leeward_controller.failover.restarts import Restarts, Start
 from leeward_controller.operations.context import Surroundings
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.ports import Fence
-from leeward_controller.records import ALLOCATIONS, Commit, Stored
+from leeward_controller.records import Commit, Stored
 
 log = structlog.get_logger()
 
@@ -242,24 +242,30 @@ class Executor:
             log.warning("failover.evacuation_not_begun", instance=instance.name, error=error.message)
 
     async def _trim(self, node_id: str) -> None:
-        """Free what is held for instances that are not there, unless an operation has just reserved it."""
-        while (stored := await self._records.get(ALLOCATIONS, keys.allocation(node_id))) is not None:
-            instances = (instance.value for instance in self._view.instances.values())
-            uids = {instance.uid for instance in instances if node_id in instance.holding_nodes}
-            uids |= {
-                operation.value.instance_uid
-                for operation in self._view.operations.values()
-                if operation.value.work.target_node == node_id and not operation.value.phase.ended
-            }
-            dropped = self._droppable([each for each in stored.value.reservations if each.instance_uid not in uids])
-            if not dropped:
-                return
-            gone = {each.instance_uid for each in dropped}
-            kept = tuple(each for each in stored.value.reservations if each.instance_uid not in gone)
-            commit = Commit().replace(stored, NodeAllocation(node_id, kept))
-            for group in self._groups_without(dropped, node_id):
-                commit.replace(group, group.value)
-            await self._commit(commit)
+        """Free what is held for instances that are not there, unless an operation has reserved it.
+
+        All is judged as of one moment of the view, and compared; what does not go into one transaction is left to the
+        next look.
+        """
+        stored = self._view.allocations.get(keys.allocation(node_id))
+        if stored is None:
+            return
+        instances = (instance.value for instance in self._view.instances.values())
+        uids = {instance.uid for instance in instances if node_id in instance.holding_nodes}
+        uids |= {
+            operation.value.instance_uid
+            for operation in self._view.operations.values()
+            if operation.value.work.target_node == node_id and not operation.value.phase.ended
+        }
+        dropped = self._droppable([each for each in stored.value.reservations if each.instance_uid not in uids])
+        if not dropped:
+            return
+        gone = {each.instance_uid for each in dropped}
+        kept = tuple(each for each in stored.value.reservations if each.instance_uid not in gone)
+        commit = Commit().replace(stored, NodeAllocation(node_id, kept))
+        for group in self._groups_without(dropped, node_id):
+            commit.replace(group, group.value)
+        await self._commit(commit)
 
     def _droppable(self, left: list[Reservation]) -> list[Reservation]:
         """As many as go into one transaction: those of members of groups each bring their group."""

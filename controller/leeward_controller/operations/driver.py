@@ -236,9 +236,7 @@ class Driver:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                found = await read_subject(
-                    self._surroundings.records, self._surroundings.view, operation, since=self.stored.revision
-                )
+                found = await read_subject(self._surroundings.records, operation, since=self.stored.revision)
             except StoreUnavailable:
                 await self._surroundings.clock.sleep(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)

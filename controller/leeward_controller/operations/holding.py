@@ -31,12 +31,18 @@ class Holdings:
         self._policy = surroundings.policy
         self._gatekeeper = Gatekeeper(records=surroundings.records, view=surroundings.view)
 
-    async def compose(self, commit: Commit, new: Operation, advance: Advance, instance: Instance | None) -> None:
-        """Raises PlaceTaken, AlreadyExists (image), ResourceExhausted (quota of images)."""
+    async def compose(
+        self, commit: Commit, new: Operation, advance: Advance, instance: Instance | None, *, since: int | None
+    ) -> None:
+        """Rest on what there was at revision `since`, at which the operation was last written, or later (None: now).
+
+        Raises PlaceTaken, AlreadyExists (image), ResourceExhausted (quota of images).
+        """
         if advance.reservation is not None:
-            await self._reserve(commit, new, advance, instance)
+            # Any version will do: what is added is compared with it.
+            await self._reserve(commit, new, advance, instance, since=None if since is None else 0)
         for node in dict.fromkeys(advance.release_from):
-            found = await self.allocation(node)
+            found = await self.allocation(node, since=since)
             if found.value.holds(new.instance_uid):
                 commit.replace(found, found.value.without(new.instance_uid))
         if instance is not None and instance.group:
@@ -48,14 +54,17 @@ class Holdings:
             if image is not None:
                 commit.remove(image)
 
-    async def allocation(self, node: str) -> Stored[NodeAllocation]:
-        """What is held on a node now; revision 0 when nothing ever was."""
+    async def allocation(self, node: str, *, since: int | None) -> Stored[NodeAllocation]:
+        """What is held on a node, as `Records.get_since`; revision 0 when nothing ever was."""
         key = keys.allocation(node)
-        return await self._records.get(ALLOCATIONS, key) or Stored(key, NodeAllocation(node), 0, 0)
+        found = await self._records.get_since(ALLOCATIONS, key, since=since)
+        return found or Stored(key, NodeAllocation(node), 0, 0)
 
-    async def _reserve(self, commit: Commit, new: Operation, advance: Advance, instance: Instance | None) -> None:
+    async def _reserve(
+        self, commit: Commit, new: Operation, advance: Advance, instance: Instance | None, *, since: int | None
+    ) -> None:
         assert advance.reservation is not None
-        found = await self.allocation(advance.reserve_on)
+        found = await self.allocation(advance.reserve_on, since=since)
         wanted = advance.reservation
         if new.work.target_pool_id and advance.reserve_on == new.work.target_node:
             wanted = replace(wanted, pool_id=new.work.target_pool_id)

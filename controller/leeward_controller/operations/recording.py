@@ -97,12 +97,12 @@ class Recorder:
         commit = Commit().replace(stored, new)
         subject = None
         if advance.changes_subject or advance.reservation or advance.release_from or new.phase.ended:
-            subject = await read_subject(self._records, self._surroundings.view, new, since=since)
+            subject = await read_subject(self._records, new, since=since)
         if subject is not None:
             # Else it was removed by a later operation, and this one only ends.
             await self._compose_subject(commit, new, advance, subject)
         instance = subject.value if subject is not None and isinstance(subject.value, Instance) else None
-        await self._holdings.compose(commit, new, advance, instance)
+        await self._holdings.compose(commit, new, advance, instance, since=since)
         if new.phase.ended and new.instance:
             event = _event(new)
             commit.put(keys.event(new.instance_uid, new.id), event)
@@ -125,7 +125,7 @@ class Recorder:
 
     async def _compose_empty(self, commit: Commit, node: str) -> None:
         """Drop all that is kept of a node beside its record. Raises FailedPrecondition when something is held on it."""
-        found = await self._holdings.allocation(node)
+        found = await self._holdings.allocation(node, since=None)
         if found.value.reservations:
             held = ", ".join(reservation.instance for reservation in found.value.reservations[:8])
             raise FailedPrecondition(f"nodes/{node} is not empty: {held}", reason="NOT_EMPTY", resource=f"nodes/{node}")

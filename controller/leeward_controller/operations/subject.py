@@ -8,29 +8,19 @@ from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node
 from leeward_controller.domain.operation import Arguments, Operation, OperationPhase, OperationType
 from leeward_controller.records import INSTANCES, NODES, Kind, Records, Stored
-from leeward_controller.view import ClusterView
 
 Subject = Instance | Node
 
-_LAG_S = 0.1
-"""How long a view may lag before the store is asked instead."""
 
-
-async def read_subject(
-    records: Records, view: ClusterView, operation: Operation, *, since: int | None
-) -> Stored[Any] | None:  # fmt: skip
+async def read_subject(records: Records, operation: Operation, *, since: int | None) -> Stored[Any] | None:
     """The record that an operation is about; None when it is gone, or another one has its name by now.
 
     It is as it was at revision `since` of the store, or later (None: as it is now). The one at which the operation was
-    last written is enough, as nobody else changes what matters to it while it runs, and what it writes is compared. So
-    it comes from the view once that has come so far, and from the store when it lags. Raises StoreUnavailable.
+    last written is enough, as nobody else changes what matters to it while it runs, and what it writes is compared.
+    Raises StoreUnavailable.
     """
-    key = subject_key(operation)
-    if since is not None and await view.reached(since, timeout_s=_LAG_S):
-        found = view.known(key)
-    else:
-        kind: Kind[Any] = NODES if operation.node else INSTANCES
-        found = await records.get(kind, key)
+    kind: Kind[Any] = NODES if operation.node else INSTANCES
+    found = await records.get_since(kind, subject_key(operation), since=since)
     return found if found is not None and found.value.uid == operation.subject_uid else None
 
 

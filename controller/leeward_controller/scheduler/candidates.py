@@ -11,19 +11,22 @@ from leeward_controller.view import ClusterView
 
 def candidates(view: ClusterView) -> list[Candidate]:
     """Every node that has registered, as the view knows it now."""
-    promised = _promised_by_pool(view)
     shared = shared_pools(view)
-    return [_candidate(view, stored.value, promised, shared) for stored in view.nodes.values()]
+    return [_candidate(view, stored.value, shared) for stored in view.nodes.values()]
 
 
 def candidate(view: ClusterView, node_id: str) -> Candidate | None:
     """One node that has registered, as the view knows it now."""
     stored = view.nodes.get(keys.node(node_id))
-    return None if stored is None else _candidate(view, stored.value, _promised_by_pool(view), shared_pools(view))
+    return None if stored is None else _candidate(view, stored.value, shared_pools(view))
 
 
 def shared_pools(view: ClusterView) -> frozenset[str]:
     """The pools that several nodes have, or could have, as their agents last told."""
+    return view.of_topology(_shared_pools)
+
+
+def _shared_pools(view: ClusterView) -> frozenset[str]:
     reporters: Counter[str] = Counter()
     shared = set()
     for stored in view.nodes.values():
@@ -40,14 +43,7 @@ def report_of(view: ClusterView, node: Node) -> NodeReport:
     return lease.report if lease else node.report
 
 
-def _promised_by_pool(view: ClusterView) -> Counter[str]:
-    promised: Counter[str] = Counter()
-    for stored in view.allocations.values():
-        promised.update(stored.value.disk_gib_by_pool)
-    return promised
-
-
-def _candidate(view: ClusterView, node: Node, promised: Counter[str], shared: frozenset[str]) -> Candidate:
+def _candidate(view: ClusterView, node: Node, shared: frozenset[str]) -> Candidate:
     report = report_of(view, node)
     found = view.allocations.get(keys.allocation(node.node))
     allocation = found.value if found else NodeAllocation(node.node)
@@ -56,7 +52,7 @@ def _candidate(view: ClusterView, node: Node, promised: Counter[str], shared: fr
             pool_id=pool.pool_id,
             shared=pool.pool_id in shared,
             capacity_gib=pool.capacity_gib,
-            taken_elsewhere_gib=promised[pool.pool_id] - allocation.disk_gib_by_pool.get(pool.pool_id, 0),
+            taken_elsewhere_gib=view.promised_gib[pool.pool_id] - allocation.disk_gib_by_pool.get(pool.pool_id, 0),
         )
         for pool in report.pools
         if pool.healthy
