@@ -11,7 +11,7 @@ from leeward_controller.operations.context import Surroundings
 
 log = structlog.get_logger()
 
-_LEAST_PAUSE_S = 0.2
+_LEAST_PAUSE_S = 0.05
 _AFTER_ERROR_S = 1.0
 # Wall time, by which duties go, may be set; so nobody sleeps for longer than this on what it said.
 _LONGEST_PAUSE_S = 60.0
