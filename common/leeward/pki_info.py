@@ -8,9 +8,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from leeward.certificates import principal_of
 from leeward.errors import InvalidArgument, NotFound
 from leeward.identity import Principal
-from leeward.tls import CA_FILE, CERT_FILE, principal_of, read_pem
+from leeward.tls import CA_FILE, CERT_FILE, read_pem
 
 _SECONDS_A_DAY = 86_400
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from leeward.errors import FailedPrecondition, InvalidArgument, NotFound
 from leeward.identity import Principal
@@ -59,19 +56,23 @@ class TlsMaterial:
     @property
     def principal(self) -> Principal:
         """Who the certificate says its holder is. Raises InvalidArgument when it is not one of Leeward's."""
-        return principal_of(_certificates(self.cert_pem, CERT_FILE)[0])
+        # What reads certificates takes a tenth of a second to import, and who speaks plain text has none.
+        from leeward.certificates import load, principal_of
+
+        return principal_of(load(self.cert_pem, CERT_FILE)[0])
 
     def check(self) -> None:
         """Raises InvalidArgument unless the key belongs to the certificate and the CA signed it.
 
         Says at start what would otherwise only show as a failed handshake. Expiry is left to the handshake.
         """
-        chain = _certificates(self.cert_pem, CERT_FILE)
-        key = _private_public_bytes(self.key_pem)
-        if key != chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        from leeward.certificates import belongs_to, is_issued_by, load
+
+        chain = load(self.cert_pem, CERT_FILE)
+        if not belongs_to(self.key_pem, chain[0], name=KEY_FILE):
             raise InvalidArgument.field(KEY_FILE, f"is not the key of the certificate in {CERT_FILE}")
-        issuers = [*_certificates(self.ca_pem, CA_FILE), *chain[1:]]
-        if not any(_issued(chain[0], issuer) for issuer in issuers):
+        issuers = [*load(self.ca_pem, CA_FILE), *chain[1:]]
+        if not any(is_issued_by(chain[0], issuer) for issuer in issuers):
             raise InvalidArgument.field(CERT_FILE, f"was not signed by the CA in {CA_FILE}")
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
@@ -83,14 +84,6 @@ class TlsMaterial:
         return grpc.ssl_server_credentials([(self.key_pem, self.cert_pem)], self.ca_pem, require_client_auth=True)
 
 
-def principal_of(certificate: x509.Certificate) -> Principal:
-    """Who a certificate names, by its only Common Name. Raises InvalidArgument when it names nobody of Leeward's."""
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    if len(names) != 1:
-        raise InvalidArgument.field("common_name", f"the certificate has {len(names)} Common Names instead of one")
-    return Principal.parse(str(names[0].value))
-
-
 def read_pem(path: Path) -> bytes:
     """The file's bytes. Raises NotFound, or FailedPrecondition when it may not be read."""
     try:
@@ -99,29 +92,3 @@ def read_pem(path: Path) -> bytes:
         raise NotFound.named(str(path)) from error
     except OSError as error:
         raise FailedPrecondition(f"cannot read {path}: {error.strerror}") from error
-
-
-def _certificates(pem: bytes, name: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise InvalidArgument.field(name, f"is not a PEM certificate: {error}") from error
-
-
-def _private_public_bytes(pem: bytes) -> bytes:
-    """The public half of a private key, to compare by."""
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InvalidArgument.field(KEY_FILE, f"is not an unencrypted PEM private key: {error}") from error
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        # These are how cryptography says that the issuer's name differs, its key is of another kind, or the signature
-        # is not its own.
-        return False
-    return True

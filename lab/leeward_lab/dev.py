@@ -1,6 +1,7 @@
 """`leeward dev`: a whole cluster in one process, for people who write clients. No root, and nothing is kept."""
 
 import asyncio
+import gc
 import random
 import signal
 from typing import Annotated
@@ -31,6 +32,8 @@ def command(
 
 
 async def _serve(listen: str, nodes: int) -> None:
+    # Hundreds of modules are about to be imported, and nothing of that is garbage.
+    gc.disable()
     from leeward.clock import RandomIds, SystemClock
     from leeward_lab.simulated.cluster import SimulatedCluster
     from leeward_lab.simulated.serving import ready, serving, stock
@@ -44,6 +47,7 @@ async def _serve(listen: str, nodes: int) -> None:
         async with serving(cluster, "control-1", listen=listen) as served:
             await stock(cluster, served.core)
             await ready(served, nodes=nodes)
+            gc.enable()
             typer.echo(_TRY.format(address=served.address))
             await stop.wait()
     finally:
