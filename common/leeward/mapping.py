@@ -18,12 +18,16 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 T = TypeVar("T")
+
+_PLAIN = (bool, int, float, str, bytes)
+"""What is the same in a dataclass and in a message."""
 
 
 def to_message(value: Any, message: Message) -> None:
@@ -69,11 +73,7 @@ def _union(hint: Any) -> tuple[Any, ...] | None:
 
 @cache
 def _writers(kind: Any) -> tuple[tuple[Callable[[Message, Any], None], Callable[[Any], Any]], ...]:
-    return tuple((_writer(f.name, _hints(kind)[f.name]), _getter(f.name)) for f in fields(kind))
-
-
-def _getter(name: str) -> Callable[[Any], Any]:
-    return lambda value: getattr(value, name)
+    return tuple((_writer(f.name, _hints(kind)[f.name]), attrgetter(f.name)) for f in fields(kind))
 
 
 def _writer(name: str, hint: Any) -> Callable[[Message, Any], None]:
@@ -165,12 +165,17 @@ def _reader(name: str, hint: Any) -> Callable[[Message], Any]:
     if members is not None:
         return _oneof_reader(name, members)
     if typing.get_origin(hint) is tuple:
-        convert = _converter(typing.get_args(hint)[0])
-        return lambda message: tuple(convert(element) for element in getattr(message, name))
+        item = typing.get_args(hint)[0]
+        if item in _PLAIN:
+            return lambda message: tuple(getattr(message, name))
+        convert = _converter(item)
+        return lambda message: tuple([convert(element) for element in getattr(message, name)])
     if typing.get_origin(hint) is dict:
         return lambda message: dict(getattr(message, name))
     if _is_enum(hint):
         return _enum_reader(name, hint)
+    if hint in _PLAIN:
+        return attrgetter(name)
     convert = _converter(hint)
     return lambda message: convert(getattr(message, name))
 
