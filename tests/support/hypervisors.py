@@ -93,7 +93,7 @@ class HypervisorLab(ABC):
         async def ticked() -> bool:
             return len(ticks_in(self.console(uid))) > before
 
-        await until(ticked, within_s=40, what=f"a new line on the console of {uid}")
+        await until(ticked, within_s=70, what=f"a new line on the console of {uid}")
 
     def console(self, uid: str) -> str:
         path = self.console_log(uid)
