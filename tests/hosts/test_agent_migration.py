@@ -337,7 +337,7 @@ async def test_a_guest_whose_halves_cannot_meet_again_runs_on_neither_host(tmp_p
         spec = await start_guest(lab, a, tmp_path)
         await until_ticks_beyond(a, 0)
         await say(a, "churn 32 &", "churn mib=32")
-        async with aclosing(progress(a, b, spec, "operations/busy", **_POST_COPY)) as moments:
+        async with aclosing(progress(a, b, spec, "operations/busy", **_POST_COPY | {"bandwidth_mib_s": 8})) as moments:
             await until_in_post_copy(moments)
             await b.host.power_off()
             *_, last = [moment async for moment in moments]

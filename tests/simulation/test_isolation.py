@@ -61,18 +61,6 @@ def test_a_short_isolation_disturbs_nobody(policy: Policy) -> None:
     run_virtually(main)
 
 
-def test_kept_guests_run_on_for_an_hour() -> None:
-    async def main() -> None:
-        story = await begin(Policy())
-        isolate(story, "host-a")
-        await story.clock.sleep(3600)
-        assert story.condition("host-a") is NodeCondition.ISOLATED
-        assert not story.cluster.nodes["host-a"].killed_by_guard
-        await story.end()
-
-    run_virtually(main)
-
-
 def test_by_policy_guests_are_moved_by_poison_pill_and_the_node_comes_back_to_work() -> None:
     async def main() -> None:
         story = await begin(MOVE)

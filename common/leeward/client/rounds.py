@@ -47,16 +47,21 @@ class Rounds:
             return
         if not any(map(_may_pass, self._failures.values())):
             raise self._summary(error)
-        wake_s = self._clock.monotonic_s() + self._pause_s
+        # How often connections are tried is for the channels to say, so that asking them again costs nobody anything.
+        pause_s = _FIRST_PAUSE_S if self._never_sent() else self._pause_s
+        wake_s = self._clock.monotonic_s() + pause_s
         if wake_s > self._give_up_s or (until_s is not None and wake_s >= until_s):
             raise self._summary(error)
-        await self._clock.sleep(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        await self._clock.sleep(pause_s)
+        self._pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def said_rather_than(self, last: LeewardError) -> LeewardError | None:
         """What an endpoint said earlier, when the last attempt only ran out of time: it says more about why."""
         said = [error for error in self._failures.values() if not isinstance(error, DeadlineExceeded)]
         return said[-1] if said and isinstance(last, DeadlineExceeded) else None
+
+    def _never_sent(self) -> bool:
+        return all(isinstance(error, Unreachable) for error in self._failures.values())
 
     def _summary(self, last: LeewardError) -> LeewardError:
         """What to tell of all failures together: the server's own words when there is only one story."""
