@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from leeward.agent.types import (
     CpuReport,
+    GuestProbe,
     GuestSpec,
     GuestStatus,
     MigrationDestination,
@@ -108,6 +109,10 @@ class Hypervisor(Protocol):
 
     async def reboot(self, uid: str, mode: RebootMode, *, timeout_s: float = 0.0) -> bool:
         """SOFT: ask by ACPI, wait at most `timeout_s`, and say whether the guest was restarted. HARD: reset at once."""
+        ...
+
+    async def probe(self, uid: str, probe: GuestProbe) -> str:
+        """Look once whether a guest that runs answers: why it does not, or nothing."""
         ...
 
     async def pause(self, uid: str) -> None:

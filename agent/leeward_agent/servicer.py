@@ -72,6 +72,10 @@ class AgentServicer(DiskServicer):
         )
         return pb.StopGuestResponse(guest=convert.status_to_wire(guest))
 
+    async def ProbeGuest(self, request: pb.ProbeGuestRequest, context: _Context) -> pb.ProbeGuestResponse:
+        why = await self._agent.probe_guest(uid=request.uid, probe=convert.probe_from_wire(request.probe))
+        return pb.ProbeGuestResponse(silent_because=why)
+
     async def RebootGuest(self, request: pb.RebootGuestRequest, context: _Context) -> pb.RebootGuestResponse:
         mode = await self._agent.reboot_guest(
             convert.caller_of(request),

@@ -21,6 +21,7 @@ from leeward_controller.failover.restarts import Restarts
 from leeward_controller.failover.sync import GuestSync
 from leeward_controller.housekeeping.backups import Backups
 from leeward_controller.housekeeping.duty import Duty
+from leeward_controller.housekeeping.give_back import GiveBack, GiveBackPolicy
 from leeward_controller.housekeeping.image_sweep import ImageSweep
 from leeward_controller.housekeeping.loop import Housekeeping
 from leeward_controller.housekeeping.old_operations import OldOperations
@@ -47,6 +48,7 @@ class Policy:
     isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     headroom: HeadroomPolicy = field(default_factory=HeadroomPolicy)
+    give_back: GiveBackPolicy = field(default_factory=GiveBackPolicy)
     controller_ttl_s: int = 5
     leader_ttl_s: int = 3
     deleted_retention_s: float = 0.0
@@ -149,6 +151,12 @@ class ControllerCore:
             Timers(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
             Backups(surroundings=self._surroundings, submitter=self.submitter, leader_epoch=epoch),
             ImageSweep(surroundings=self._surroundings),
+            GiveBack(
+                surroundings=self._surroundings,
+                submitter=self.submitter,
+                leader_epoch=epoch,
+                policy=self.policy.give_back,
+            ),
             FailoverKeeper(
                 surroundings=self._surroundings,
                 leader_epoch=epoch,

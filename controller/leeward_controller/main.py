@@ -138,6 +138,7 @@ async def _build(
         policy=core.policy.placement,
         deleted_retention_s=core.policy.deleted_retention_s,
         headroom_policy=core.policy.headroom,
+        gives_back=core.policy.give_back.enabled,
         clock=clock,
         ids=ids,
     )

@@ -8,6 +8,7 @@ from leeward_controller.core import Policy
 from leeward_controller.failover.headroom import HeadroomPolicy, HeadroomRule
 from leeward_controller.failover.model import BrakePolicy, Isolation, IsolationPolicy, Timing
 from leeward_controller.failover.order import RestartPolicy
+from leeward_controller.housekeeping.give_back import GiveBackPolicy
 from leeward_controller.scheduler.placement import PlacementPolicy, Ranking
 
 ENVIRONMENT_PREFIX = "LEEWARD_CONTROLLER_"
@@ -64,6 +65,12 @@ class ControllerSettings(BaseModel):
     headroom: HeadroomRule = Field(
         default=HeadroomRule.OFF, description="a request that would leave no room to lose a node: OFF, WARN, REFUSE"
     )
+    give_back: bool = Field(
+        default=False, description="move instances back to a node that has died, when it is in service again"
+    )
+    give_back_after_s: float = Field(
+        default=300.0, ge=0, le=7 * 86_400, description="how long such a node has to be in service before"
+    )
     survive_node_losses: int = Field(default=1, ge=1, le=16, description="how many nodes at once headroom is kept for")
     deleted_retention_s: float = Field(
         default=0.0, ge=0, le=365 * 86_400, description="how long deleted instances can be brought back"
@@ -89,6 +96,7 @@ class ControllerSettings(BaseModel):
                 tier_wait_s=self.tier_wait_s,
             ),
             headroom=HeadroomPolicy(self.headroom, self.survive_node_losses),
+            give_back=GiveBackPolicy(self.give_back, self.give_back_after_s),
             controller_ttl_s=self.controller_ttl_s,
             leader_ttl_s=self.leader_ttl_s,
             deleted_retention_s=self.deleted_retention_s,

@@ -55,6 +55,35 @@ async def test_every_operation_has_its_command(leeward: Shell) -> None:
     assert "Next: Bring it into one of these states first: SUSPENDED." in wrong.err
 
 
+async def test_how_it_is_restarted_and_its_labels_can_be_changed(leeward: Shell) -> None:
+    await create(leeward)
+    changes = ["--restart-priority", "highest", "--ready-when", "tcp:10.0.0.5:5432", "--ready-timeout", "30s"]
+    changed = (await leeward("instance", "update", "web-1", *changes, "--label", "tier=db", "-o", "json")).json
+    assert changed["restart_priority"] == "RESTART_PRIORITY_HIGHEST"
+    port = {"probe": "PROBE_TCP_PORT", "host": "10.0.0.5", "port": 5432, "timeout": "30s"}
+    assert changed["readiness"] == port
+    assert changed["labels"]["tier"] == "db"
+
+    changes = ["--no-restart-on-failure", "--ready-when", "running", "--label", "env=prod", "--remove-label", "tier"]
+    changed = (await leeward("instance", "update", "web-1", *changes, "-o", "json")).json
+    assert changed["restart_on_failure"] is False
+    assert "readiness" not in changed
+    assert changed["labels"]["env"] == "prod"
+    assert "tier" not in changed["labels"]
+    assert changed["restart_priority"] == "RESTART_PRIORITY_HIGHEST", "what is not told stays"
+
+    for wrong, why in [
+        ([], "nothing is told to change"),
+        (["--remove-label", "tier"], "'tier' is no label of it; there are: env"),
+        (["--ready-when", "tcp:5432"], "'tcp:5432' is not running, guest-agent or tcp:HOST:PORT"),
+        (["--ready-timeout", "5s"], "say --ready-when, too"),
+        (["--ready-when", "guest-agent", "--ready-timeout", "1h"], "3600 is not from 1 to 600 s"),
+    ]:
+        refused = await leeward("instance", "update", "web-1", *wrong)
+        assert refused.code == 2, refused
+        assert why in refused.err
+
+
 async def test_locks_are_told_in_the_list(leeward: Shell) -> None:
     await create(leeward)
     locked = await leeward("instance", "lock", "web-1", "--reason", "the auditors are in")

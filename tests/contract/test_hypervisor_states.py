@@ -20,7 +20,17 @@ from tests.support.hypervisors import (
     until,
 )
 
-from leeward.agent.types import CloudInit, DiskFormat, Firmware, GuestState, MachineType, RescueImage, StopCause
+from leeward.agent.types import (
+    CloudInit,
+    DiskFormat,
+    Firmware,
+    GuestProbe,
+    GuestState,
+    MachineType,
+    ProbeKind,
+    RescueImage,
+    StopCause,
+)
 from leeward.errors import HypervisorError
 from leeward_agent.ports import Hypervisor
 from leeward_lab.guest.record import ticks_in
@@ -231,6 +241,31 @@ async def test_console_can_be_written_to_and_its_log_goes_on(lab: HypervisorLab)
         aclosing(lab.a.attach_console("one", console=lab.console_files("one"), input=keyboard())) as output,
     ):
         assert await anext(output) == b""
+
+
+async def test_a_probe_tells_whether_a_guest_answers(lab: HypervisorLab) -> None:
+    await lab.boot(lab.a, guest_spec())
+
+    async def answers(probe: GuestProbe) -> bool:
+        return await lab.a.probe("one", probe) == ""
+
+    await until(lambda: answers(GuestProbe(ProbeKind.GUEST_AGENT)), within_s=40, what="its agent answers")
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        port = GuestProbe(ProbeKind.TCP_PORT, *server.sockets[0].getsockname())
+        await until(lambda: answers(port), within_s=5, what="its port answers")
+
+
+@pytest.mark.hosts
+async def test_a_probe_tells_why_a_guest_does_not_answer(real: LibvirtLab) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = GuestProbe(ProbeKind.TCP_PORT, *server.sockets[0].getsockname())
+    server.close()
+    await server.wait_closed()
+    await real.start(real.a, guest_spec())
+
+    assert "not connected" in await real.a.probe("one", GuestProbe(ProbeKind.GUEST_AGENT))
+    assert "refused" in await real.a.probe("one", port)
 
 
 @pytest.mark.hosts

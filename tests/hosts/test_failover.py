@@ -10,25 +10,37 @@ from tests.support.fencing import FenceButton
 from tests.support.hosts import BOOT_S, CALL_S, Guest, Lab, Qemu, code_of, guard_log
 
 from leeward.v1 import instance_service_pb2, node_service_pb2
+from leeward.v1.instance_pb2 import Instance, InstanceEvent, Readiness, RestartPriority
 from leeward.v1.node_pb2 import FenceProofKind
+from leeward.v1.operation_pb2 import OperationType
 from leeward_lab.hosts.waiting import until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
 
 
 async def test_a_power_cut(lab: Lab) -> None:
-    """Its guests run again elsewhere; the host comes back quarantined, and useful once it is released."""
+    """Its guests run again elsewhere, each after what it needs; the host comes back quarantined, then useful."""
     lost, stopped, elsewhere = await asyncio.gather(
         lab.running("web-1", host="host-a"), lab.running("web-2", host="host-a"), lab.running("web-3", host="host-c")
     )
     untouched = elsewhere.only_process()
     await stopped.stop()
+    database = Instance(
+        name=lost.name,
+        restart_priority=RestartPriority.RESTART_PRIORITY_HIGHEST,
+        readiness=Readiness(probe=Readiness.PROBE_GUEST_AGENT),
+    )
+    await lab.client.instances.UpdateInstance(instance_service_pb2.UpdateInstanceRequest(instance=database))
 
     await lab.host("host-a").power_off()
     await lost.until_tick(boot=2)
     assert await _proof(lab, "host-a") == FenceProofKind.FENCE_PROOF_KIND_SILENCE
     await lab.until_condition("host-a", "EVACUATED")
     await _check_survived_elsewhere(lost, "host-a")
+    first, second = await _evacuation(lab, lost), await _evacuation(lab, stopped)
+    assert [step.step for step in first.steps][-1] == "await_ready"
+    assert (first.steps[-1].outcome, first.outcome) == ("done", "SUCCEEDED")
+    assert second.start_time.ToDatetime() >= first.end_time.ToDatetime()
     assert await stopped.state() == "STOPPED"
     await stopped.start()
     assert stopped.only_process().host == await stopped.host() != "host-a"
@@ -42,6 +54,11 @@ async def test_a_power_cut(lab: Lab) -> None:
     await lab.uncordon("host-a")
     again = await lab.launch("web-5", host="host-a")
     assert again.only_process().host == "host-a"
+
+
+async def _evacuation(lab: Lab, guest: Guest) -> InstanceEvent:
+    events = await lab.client.list_instance_events(guest.name)
+    return next(event for event in events if event.type == OperationType.OPERATION_TYPE_EVACUATE)
 
 
 async def test_a_reboot_faster_than_any_heartbeat_is_missed(lab: Lab) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
-from leeward.agent.types import DiskFormat, GuestState, RebootMode
+from leeward.agent.types import DiskFormat, GuestProbe, GuestState, ProbeKind, RebootMode
 from leeward.errors import LeewardError
 from leeward_agent.storage.memory import PoolFault
 from leeward_controller.domain.group import GroupPolicy
-from leeward_controller.domain.instance import Resources
+from leeward_controller.domain.instance import Readiness, Resources, RestartPriority
 from leeward_controller.domain.operation import (
     Arguments,
     DeleteArguments,
@@ -24,7 +24,7 @@ from leeward_controller.domain.operation import (
 )
 from leeward_controller.ports import Fence
 from leeward_controller.services.groups import NewGroup
-from leeward_controller.services.instances import Target
+from leeward_controller.services.instances import InstanceChanges, Target
 from leeward_controller.services.shown import ShownOperation
 from leeward_lab.simulated.cluster import POOL_ID
 from leeward_lab.simulated.network import CONTROLLERS, STORE
@@ -87,6 +87,14 @@ class Actions:
     async def lock(self, name: str) -> None:
         locking = self._story.services().instances.locking
         await locking.lock(Target(f"projects/p/instances/{name}"), ALICE, reason="a scenario")
+
+    @verb("restart {name} first[{answering:, and the others when it answers}]")
+    async def restart_first(self, name: str, answering: str) -> None:
+        readiness = Readiness(GuestProbe(ProbeKind.GUEST_AGENT)) if answering else None
+        changes = InstanceChanges(
+            restart_priority=RestartPriority.HIGHEST, changes_readiness=bool(answering), readiness=readiness
+        )
+        await self._story.services().instances.records.update(Target(f"projects/p/instances/{name}"), changes, ALICE)
 
     @verb("group {name} {policy:together|apart}")
     async def group(self, name: str, policy: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from leeward.clock import Clock
 from leeward_controller.core import Policy
 from leeward_controller.failover.model import Isolation, IsolationPolicy
+from leeward_controller.housekeeping.give_back import GiveBackPolicy
 from leeward_controller.ports import FenceOutcome
 from leeward_lab.virtual_time import run_virtually
 from tests.scenarios.actions import Actions
@@ -23,15 +24,18 @@ class Initial:
     controllers: int = 2
     host_memory_mib: int = 16384
     instances: dict[str, str] = field(default_factory=dict)
-    fence: dict[str, float] = field(default_factory=dict)
+    fence: dict[str, float | str] = field(default_factory=dict)
     move_isolated_after_s: float = 0.0
+    give_back_after_s: float = 0.0
 
     @property
     def policy(self) -> Policy:
-        """The cluster's: isolated guests are kept, or moved after a while."""
-        if not self.move_isolated_after_s:
-            return Policy()
-        return Policy(isolation=IsolationPolicy(Isolation.MOVE, after_s=self.move_isolated_after_s))
+        """The cluster's: whether isolated guests are kept or moved after a while, and whether nodes get guests back."""
+        isolation = IsolationPolicy()
+        if self.move_isolated_after_s:
+            isolation = IsolationPolicy(Isolation.MOVE, after_s=self.move_isolated_after_s)
+        give_back = GiveBackPolicy(enabled=bool(self.give_back_after_s), after_s=self.give_back_after_s)
+        return Policy(isolation=isolation, give_back=give_back)
 
     @classmethod
     def read(cls, path: Path) -> "Initial":
@@ -41,9 +45,12 @@ class Initial:
 
 
 class ScenarioFence:
-    """BMCs that cut the power of simulated hosts after a while; with a negative time they do not answer."""
+    """BMCs that cut the power of simulated hosts after a while; with a negative time they do not answer.
 
-    def __init__(self, devices: dict[str, float], story: Story, clock: Clock) -> None:
+    One with a text for its time refuses with it, and one that "lies" does nothing and says that it did.
+    """
+
+    def __init__(self, devices: dict[str, float | str], story: Story, clock: Clock) -> None:
         self._devices = devices
         self._story = story
         self._clock = clock
@@ -54,6 +61,10 @@ class ScenarioFence:
     async def power_off(self, node: str) -> FenceOutcome:
         takes_s = self._devices[node]
         self._story.tell(f"{node}: its BMC is asked to cut the power")
+        if isinstance(takes_s, str):
+            return (
+                FenceOutcome(True, "the BMC says that it is off") if takes_s == "lies" else FenceOutcome(False, takes_s)
+            )
         await self._clock.sleep(abs(takes_s))
         if takes_s < 0:
             return FenceOutcome(False, f"no answer within {-takes_s:g} s")

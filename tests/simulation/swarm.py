@@ -24,6 +24,7 @@ from leeward_agent.storage.port import Pill
 from leeward_controller.core import Policy
 from leeward_controller.domain.node import NodeCondition
 from leeward_controller.failover.model import Isolation, IsolationPolicy
+from leeward_controller.housekeeping.give_back import GiveBackPolicy
 from leeward_controller.services.instances import Target
 from leeward_lab.virtual_time import Stuck, VirtualClock, run_virtually
 from tests.simulation.clients import Clients
@@ -87,6 +88,11 @@ def _isolation(rng: random.Random) -> IsolationPolicy:
     return IsolationPolicy(Isolation.MOVE, after_s=rng.uniform(5.0, 60.0))
 
 
+def _give_back(rng: random.Random) -> GiveBackPolicy:
+    """Half of all clusters give back, and soon."""
+    return GiveBackPolicy(enabled=rng.random() < 0.5, after_s=rng.uniform(1.0, 30.0))
+
+
 class Swarm:
     """One seed's run."""
 
@@ -109,7 +115,7 @@ class Swarm:
             agent_hooks=climate.agent_hook,
             repeats=climate.repeats,
             node_memory_mib=self._rng.choice([4608, 8192]),
-            policy=Policy(isolation=_isolation(draw("isolation"))),
+            policy=Policy(isolation=_isolation(draw("isolation")), give_back=_give_back(draw("give back"))),
         )
         self._pills = _Pills(self.story.clock.monotonic_s)
         self.story.cluster.pool.pills = self._pills

@@ -1,6 +1,7 @@
 """A node that lost etcd and keeps its storage: its guests run on, until somebody wants them elsewhere."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,32 @@ def test_a_node_that_is_back_before_it_took_its_pill_starts_again_what_it_ended(
 
 def running_on(story: Story, node: str) -> set[str]:
     return {story.narrator.names[uid] for uid, run in story.invariants.running.items() if run.node == node}
+
+
+class _Lost(dict[str, Any]):
+    """A place where what is left is never found."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        pass
+
+
+def test_help_is_asked_for_with_a_node_that_does_not_take_its_pill() -> None:
+    async def main() -> None:
+        story = await begin(MOVE)
+        story.cluster.pool.pills = _Lost()
+        isolate(story, "host-a")
+        await story.until(
+            lambda: "leeward node attest-fenced host-a" in story.node("host-a").reason, within_s=80, what="help wanted"
+        )
+        assert story.condition("host-a") is NodeCondition.ISOLATED
+        assert "poison pill" in story.node("host-a").reason
+        assert proof_of(story, "host-a") is None
+        let_back(story, "host-a")
+        await until_condition(story, "host-a", NodeCondition.READY, within_s=10)
+        assert story.instance("web-1").node == "host-a"
+        await story.end()
+
+    run_virtually(main)
 
 
 def test_a_leader_that_comes_later_leaves_a_pill_of_its_own() -> None:

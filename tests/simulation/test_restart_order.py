@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from leeward.agent.types import GuestProbe, ProbeKind
 from leeward_controller.core import Policy
-from leeward_controller.domain.instance import RestartPriority
-from leeward_controller.domain.operation import Operation, OperationPhase, OperationType
+from leeward_controller.domain.instance import Readiness, RestartPriority
+from leeward_controller.domain.operation import DeleteArguments, Operation, OperationPhase, OperationType
 from leeward_controller.failover.order import RestartPolicy
-from leeward_controller.records import OPERATIONS
+from leeward_controller.records import FAILOVERS, OPERATIONS
 from leeward_controller.services.instances import InstanceChanges, Target
 from leeward_lab.virtual_time import run_virtually
 from tests.simulation.story import ALICE, Story
@@ -64,6 +65,106 @@ def test_each_priority_comes_back_after_those_above_it() -> None:
         # What waiting costs is a look of the watch over the nodes for each priority.
         assert fourth.create_time - max(first.end_time, second.end_time) < timedelta(seconds=1.5)
         await story.until(lambda: not story.unsettled(), within_s=10.0, what="all is well")
+        await story.end()
+
+    run_virtually(main)
+
+
+async def _launch_database(story: Story, *, timeout_s: float = 30.0) -> None:
+    await _launch(story, "database", RestartPriority.HIGHEST)
+    readiness = Readiness(GuestProbe(ProbeKind.GUEST_AGENT), timeout_s)
+    changes = InstanceChanges(changes_readiness=True, readiness=readiness)
+    await story.services().instances.records.update(Target("projects/p/instances/database"), changes, ALICE)
+
+
+def _uid(story: Story, name: str) -> str:
+    return story.instance(name).uid
+
+
+def test_what_needs_a_database_begins_when_it_answers() -> None:
+    async def main() -> None:
+        story = Story()
+        await story.begin()
+        await _launch_database(story)
+        await _launch(story, "web", RestartPriority.MEDIUM)
+        await _cut_power(story, "database", "web")
+        first, second = _evacuations(story, "database")[0], _evacuations(story, "web")[0]
+        assert [step.step for step in first.history][-2:] == ["restart", "await_ready"]
+        # A simulated guest answers two seconds after its start.
+        ready = first.history[-1]
+        assert (ready.outcome, 1.5 < ready.seconds < 3.5) == ("done", True), ready
+        assert first.end_time is not None
+        assert second.create_time >= first.end_time
+        (record,) = story.all_of(FAILOVERS)
+        guests = {guest.instance.rpartition("/")[2]: guest for guest in record.guests}
+        assert guests["database"].ready_s == ready.seconds
+        assert guests["web"].ready_s is None
+        await story.until(lambda: not story.unsettled(), within_s=10.0, what="all is well")
+        await story.end()
+
+    run_virtually(main)
+
+
+def test_one_that_is_not_ready_in_time_is_waited_for_no_longer() -> None:
+    async def main() -> None:
+        story = Story()
+        await story.begin()
+        await _launch_database(story, timeout_s=5.0)
+        await _launch(story, "web", RestartPriority.MEDIUM)
+        for node in ("host-b", "host-c"):
+            story.cluster.nodes[node].host.silent.add(_uid(story, "database"))
+        await _cut_power(story, "database", "web")
+        first, second = _evacuations(story, "database")[0], _evacuations(story, "web")[0]
+        assert first.phase is OperationPhase.SUCCEEDED
+        assert first.history[-1].outcome == "not ready within 5 s: nothing answers"
+        assert timedelta(seconds=4) < second.create_time - first.create_time < timedelta(seconds=8)
+        (record,) = story.all_of(FAILOVERS)
+        assert record.restarted == 2
+        assert [guest.error for guest in record.guests] == ["not ready within 5 s: nothing answers", ""]
+        await story.until(lambda: not story.unsettled(), within_s=10.0, what="all is well")
+        await story.end()
+
+    run_virtually(main)
+
+
+def test_whoever_leads_next_waits_as_well() -> None:
+    async def main() -> None:
+        story = Story()
+        await story.begin()
+        await _launch_database(story, timeout_s=60.0)
+        await _launch(story, "web", RestartPriority.MEDIUM)
+        silent = [story.cluster.nodes[node].host.silent for node in ("host-b", "host-c")]
+        for hosts in silent:
+            hosts.add(_uid(story, "database"))
+        await story.cluster.nodes["host-a"].power_off()
+        await story.until(lambda: story.instance("database").node != "host-a", within_s=30.0, what="it was restarted")
+        leader = next(c for c in story.cluster.controllers.values() if c.core and c.core.leadership.epoch)
+        await leader.kill()
+        await story.clock.sleep(20.0)
+        assert story.instance("web").node == "host-a", "it waits"
+        for hosts in silent:
+            hosts.clear()
+        await story.until(lambda: story.instance("web").node != "host-a", within_s=10.0, what="its turn has come")
+        await story.until(lambda: not story.unsettled(), within_s=20.0, what="all is well")
+        await story.end()
+
+    run_virtually(main)
+
+
+def test_one_that_is_deleted_while_it_is_awaited_is_gone_at_once() -> None:
+    async def main() -> None:
+        story = Story()
+        await story.begin()
+        await _launch_database(story, timeout_s=600.0)
+        for node in ("host-b", "host-c"):
+            story.cluster.nodes[node].host.silent.add(_uid(story, "database"))
+        await story.cluster.nodes["host-a"].power_off()
+        await story.until(lambda: story.instance("database").node != "host-a", within_s=30.0, what="it was restarted")
+        began_s = story.now_s
+        deleted = await story.ended(await story.submit("database", OperationType.DELETE, DeleteArguments()))
+        assert deleted.error is None, deleted.error
+        assert story.now_s - began_s < 3.0
+        await story.until(lambda: not story.unsettled(), within_s=20.0, what="all is well")
         await story.end()
 
     run_virtually(main)

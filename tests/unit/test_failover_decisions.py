@@ -14,6 +14,7 @@ from leeward_controller.failover.model import (
     ClusterSnapshot,
     Decision,
     Evacuate,
+    LeavePill,
     NodeSnapshot,
     PowerOff,
     PullBrake,
@@ -78,6 +79,17 @@ def test_a_lost_lease_alone_fences_nobody() -> None:
     assert decisions_for(
         replace(beating, condition=_C.ISOLATED, isolated_for_long=True, guard_armed=False, reason=request.reason)
     ) == []  # fmt: skip
+
+
+def test_an_isolated_node_that_does_not_take_its_pill_is_told_of() -> None:
+    wanted = replace(HEALTHY, condition=_C.ISOLATED, lease_missing_s=600.0, silence=silent(0.4), isolated_for_long=True)
+    assert decisions_for(wanted) == [LeavePill("host-a", "boot-1")]
+    left = replace(wanted, left_pill="pill")
+    assert decisions_for(left) == []
+    (request,) = decisions_for(replace(left, pill_overdue=True))
+    assert isinstance(request, SetCondition)
+    assert "poison pill" in request.reason
+    assert decisions_for(replace(left, pill_overdue=True, reason=request.reason)) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from leeward.errors import StorageError
 
 _MAX_MESSAGE_CHARACTERS = 500
 _REAP_BOUND_S = 2.0
+# On a slow disk qemu-img has 64 threads, and glibc would reserve 64 MiB of address space for each of them to allocate
+# from. Beside their stacks of 8 MiB that is more than any sensible limit: it aborts when it cannot start a thread.
+_MALLOC_ARENAS = "2"
 _NO_SPACE = "No space left on device"  # strerror(ENOSPC) in the locale C.
 
 
@@ -23,6 +26,7 @@ class QemuImg:
     cpu_s: int = 30
     convert_cpu_s: int = 2 * 3600
     memory_bytes: int = 1024**3
+    convert_memory_bytes: int = 2 * 1024**3
     open_files: int = 64
 
     async def create_overlay(self, path: Path, *, backing: str, backing_format: DiskFormat, size_bytes: int) -> None:
@@ -50,17 +54,17 @@ class QemuImg:
         options = ["-c"] if compress else []
         await self._run(
             "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-t", "writeback", *options, str(source), str(target),
-            timeout_s=self.convert_timeout_s, cpu_s=self.convert_cpu_s,
+            converts=True,
         )  # fmt: skip
 
-    async def _run(self, *arguments: str, timeout_s: float | None = None, cpu_s: int | None = None) -> None:
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+    async def _run(self, *arguments: str, converts: bool = False) -> None:
+        timeout_s = self.convert_timeout_s if converts else self.timeout_s
         # No working directory is set: changing into a pool that hangs would block this process until the child has
         # reached exec.
         command = [
             self.prlimit,
-            f"--as={self.memory_bytes}",
-            f"--cpu={self.cpu_s if cpu_s is None else cpu_s}",
+            f"--as={self.convert_memory_bytes if converts else self.memory_bytes}",
+            f"--cpu={self.convert_cpu_s if converts else self.cpu_s}",
             f"--nofile={self.open_files}",
             "--core=0",
             self.program,
@@ -72,7 +76,7 @@ class QemuImg:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "MALLOC_ARENA_MAX": _MALLOC_ARENAS},
             )
         except OSError as error:
             raise StorageError(f"{self.prlimit} cannot be run: {error}") from error

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from leeward.agent.types import (
     Caller,
+    GuestProbe,
     GuestSpec,
     GuestState,
     GuestStatus,
@@ -37,6 +38,12 @@ class GuestVerbs(Verbs):
         async with aclosing(self._events.watch()) as changes:
             async for change in changes:
                 yield change
+
+    async def probe_guest(self, *, uid: str, probe: GuestProbe) -> str:
+        status = await self._hypervisor.get_guest(checked_uid(uid))
+        if status.state is not GuestState.RUNNING:
+            return f"it is {status.state} on {self._node}"
+        return await self._hypervisor.probe(uid, probe)
 
     async def claim_run_epoch(self, caller: Caller, *, spec: GuestSpec) -> None:
         check_spec(spec)

@@ -12,6 +12,7 @@ from leeward.agent.types import (
     Caller,
     ConsoleChunk,
     DiskFormat,
+    GuestProbe,
     GuestSpec,
     GuestStatus,
     ImageFile,
@@ -206,6 +207,13 @@ class AgentApi(Protocol):
         """Send a non-maskable interrupt, by which guests write their crash dump.
 
         Raises FailedPrecondition unless it runs.
+        """
+        ...
+
+    async def probe_guest(self, *, uid: str, probe: GuestProbe) -> str:
+        """Look once, for a few seconds at most, whether a guest answers: why it does not, or nothing.
+
+        One that does not run here does not answer.
         """
         ...
 

@@ -23,6 +23,7 @@ class Deadlines:
     """How long calls may take, in seconds. What the guest itself is given (a grace period) is added."""
 
     read_s: float = 5.0
+    probe_s: float = 15.0
     act_s: float = 60.0
     watch_s: float = 3600.0
     slowest_image_mib_s: float = 1.0
@@ -57,9 +58,9 @@ class AgentCalls:
     def _stream_errors(self, call: grpc.aio.Call, *, acts: bool) -> AbstractAsyncContextManager[None]:
         return stream_errors(call, self._peer, unreachable=AgentUnavailable, lost=_lost(acts=acts))
 
-    async def _ask(self, send: Callable[[float], Awaitable[_Response]]) -> _Response:
+    async def _ask(self, send: Callable[[float], Awaitable[_Response]], *, within_s: float | None = None) -> _Response:
         with self._errors(acts=False):
-            return await send(self._deadlines.read_s)
+            return await send(self._deadlines.read_s if within_s is None else within_s)
 
     async def _act(self, send: Callable[[float], Awaitable[_Response]], *, within_s: float | None = None) -> _Response:
         with self._errors(acts=True):

@@ -12,6 +12,7 @@ from leeward.agent.console_calls import ConsoleCalls
 from leeward.agent.disk_calls import SEND_BYTES, DiskCalls
 from leeward.agent.types import (
     Caller,
+    GuestProbe,
     GuestSpec,
     GuestStatus,
     MigrationDestination,
@@ -118,6 +119,11 @@ class GrpcAgentClient(DiskCalls, ConsoleCalls):
     async def inject_nmi(self, caller: Caller, *, uid: str) -> None:
         request = pb.InjectNmiRequest(caller=convert.caller_to_wire(caller), uid=uid)
         await self._act(lambda t: self._stub.InjectNmi(request, timeout=t))
+
+    async def probe_guest(self, *, uid: str, probe: GuestProbe) -> str:
+        request = pb.ProbeGuestRequest(uid=uid, probe=convert.probe_to_wire(probe))
+        answer = await self._ask(lambda t: self._stub.ProbeGuest(request, timeout=t), within_s=self._deadlines.probe_s)
+        return str(answer.silent_because)
 
     async def resume_guest(self, caller: Caller, *, uid: str) -> GuestStatus:
         request = pb.ResumeGuestRequest(caller=convert.caller_to_wire(caller), uid=uid)

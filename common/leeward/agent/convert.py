@@ -15,6 +15,7 @@ from leeward.agent.types import (
     Caller,
     ConsoleChunk,
     DiskFormat,
+    GuestProbe,
     GuestSpec,
     GuestStatus,
     ImageFile,
@@ -126,6 +127,14 @@ def status_to_wire(status: GuestStatus) -> pb.GuestStatus:
 
 def status_from_wire(wire: pb.GuestStatus) -> GuestStatus:
     return _read(GuestStatus, wire)
+
+
+def probe_to_wire(probe: GuestProbe) -> pb.GuestProbe:
+    return _filled(probe, pb.GuestProbe())
+
+
+def probe_from_wire(wire: pb.GuestProbe) -> GuestProbe:
+    return _read(GuestProbe, wire)
 
 
 def observation_to_wire(observation: SlotObservation) -> pb.SlotObservation:

@@ -153,6 +153,22 @@ class CloudInit:
     ssh_authorized_keys: tuple[str, ...] = ()
 
 
+class ProbeKind(StrEnum):
+    """What tells that a guest is ready."""
+
+    GUEST_AGENT = "GUEST_AGENT"  # Its guest agent answers.
+    TCP_PORT = "TCP_PORT"  # A TCP port takes connections.
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProbe:
+    """One way to ask a guest whether it is ready. A port is at `host`, as the guest's own host reaches it."""
+
+    kind: ProbeKind
+    host: str = ""
+    port: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class RescueImage:
     """The image that a guest boots in rescue, before its own disk."""

@@ -177,8 +177,11 @@ def _ended(guest: "FailoverGuest") -> str:
     instance, tries = names.short(guest.instance), f", try {guest.try_count}" if guest.try_count > 1 else ""
     match outcome:
         case "RESTARTED":
-            took = f" (started in {seconds_of(guest.restart_duration):.1f} s{tries})"
-            return f"{instance} restarted on {names.short(guest.target_node)}{took}"
+            took = f"started in {seconds_of(guest.restart_duration):.1f} s"
+            if guest.HasField("ready_duration"):
+                took += f", ready {seconds_of(guest.ready_duration):.1f} s later"
+            late = f"; {guest.error}" if guest.error else ""
+            return f"{instance} restarted on {names.short(guest.target_node)} ({took}{tries}{late})"
         case "BROUGHT_BACK":
             took = f"{seconds_of(guest.restart_duration):.1f} s"
             return f"{instance} moved live to {names.short(guest.target_node)} in {took}"

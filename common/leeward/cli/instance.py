@@ -11,6 +11,7 @@ from leeward.cli.console import console_log
 from leeward.cli.context import Format
 from leeward.cli.instance_act import request_of
 from leeward.cli.instance_create import create
+from leeward.cli.instance_restart import update
 from leeward.cli.session import Session, call, say
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def events(
     call(ctx, work)
 
 
+app.command()(update)
 app.command("console-log")(console_log)
 app.command("console")(console)
 

@@ -9,6 +9,7 @@ import typer
 from leeward.cli import complete, names
 from leeward.cli.arguments import NoWait, ValidateOnly
 from leeward.cli.instance_act import node_field, pairs
+from leeward.cli.instance_restart import Priority, ReadyTimeout, ReadyWhen, readiness
 from leeward.cli.session import Session, operate
 from leeward.cli.units import GIB, parse_size
 from leeward.errors import InvalidArgument
@@ -27,16 +28,6 @@ class StorageKind(StrEnum):
     ANY = "any"  # A shared one where there is one.
     SHARED = "shared"  # One that several nodes have.
     LOCAL = "local"  # One of its node alone.
-
-
-class Priority(StrEnum):
-    """Before or after which others an instance is started again when its node has died."""
-
-    HIGHEST = "highest"  # Before all others: what they need to come up.
-    HIGH = "high"  # Before most.
-    MEDIUM = "medium"  # As most are.
-    LOW = "low"  # After most.
-    LOWEST = "lowest"  # After all others.
 
 
 def create(
@@ -83,6 +74,8 @@ def create(
     restart_priority: Annotated[
         Priority, typer.Option(help="When: each level waits until those above it have settled.")
     ] = Priority.MEDIUM,
+    ready_when: ReadyWhen = "",
+    ready_timeout: ReadyTimeout = "",
     no_wait: NoWait = False,
     validate_only: ValidateOnly = False,
 ) -> None:
@@ -110,6 +103,7 @@ def create(
             cloud_init=_cloud_init(user_data, ssh_key or []),
             restart_on_failure=restart_on_failure,
             restart_priority=RestartPriority.Value(f"RESTART_PRIORITY_{restart_priority.name}"),
+            readiness=readiness(ready_when, ready_timeout),
         )
         request = CreateInstanceRequest(
             parent=parent,

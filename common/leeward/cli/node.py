@@ -81,7 +81,10 @@ def uncordon(
     ctx: typer.Context,
     name: NodeName,
     bring_back: Annotated[
-        bool, typer.Option("--bring-back", help="Move back what was drained off it.", show_default=False)
+        bool,
+        typer.Option(
+            "--bring-back", help="Move back what was drained off it, or restarted elsewhere.", show_default=False
+        ),
     ] = False,
     no_wait: NoWait = False,
     validate_only: ValidateOnly = False,

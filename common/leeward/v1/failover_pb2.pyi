@@ -315,6 +315,7 @@ class FailoverGuest(_message.Message):
     END_DURATION_FIELD_NUMBER: _builtins.int
     RESTART_DURATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    READY_DURATION_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """Resource name of the instance."""
     instance_uid: _builtins.str
@@ -328,7 +329,7 @@ class FailoverGuest(_message.Message):
     try_count: _builtins.int
     """How many operations have tried."""
     error: _builtins.str
-    """Why its last try failed."""
+    """Why its last try failed, or why it was not ready in time."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """When the first try began."""
@@ -349,6 +350,10 @@ class FailoverGuest(_message.Message):
     def restart_duration(self) -> _duration_pb2.Duration:
         """How long its new node took to start it."""
 
+    @_builtins.property
+    def ready_duration(self) -> _duration_pb2.Duration:
+        """How long it then took until it was ready. Unset when that was not asked for, or not so in time."""
+
     def __init__(
         self,
         *,
@@ -364,10 +369,11 @@ class FailoverGuest(_message.Message):
         end_duration: _duration_pb2.Duration | None = ...,
         restart_duration: _duration_pb2.Duration | None = ...,
         error: _builtins.str = ...,
+        ready_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_duration", b"begin_duration", "begin_time", b"begin_time", "end_duration", b"end_duration", "end_time", b"end_time", "restart_duration", b"restart_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_duration", b"begin_duration", "begin_time", b"begin_time", "end_duration", b"end_duration", "end_time", b"end_time", "ready_duration", b"ready_duration", "restart_duration", b"restart_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_duration", b"begin_duration", "begin_time", b"begin_time", "end_duration", b"end_duration", "end_time", b"end_time", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "restart_duration", b"restart_duration", "target_node", b"target_node", "try_count", b"try_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_duration", b"begin_duration", "begin_time", b"begin_time", "end_duration", b"end_duration", "end_time", b"end_time", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "ready_duration", b"ready_duration", "restart_duration", b"restart_duration", "target_node", b"target_node", "try_count", b"try_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from leeward.v1 import operation_pb2 as leeward_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19leeward/v1/instance.proto\x12\nleeward.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aleeward/v1/operation.proto\"H\n\x11InstanceResources\x12\r\n\x05vcpus\x18\x01 \x01(\x05\x12\x12\n\nmemory_mib\x18\x02 \x01(\x05\x12\x10\n\x08\x64isk_gib\x18\x03 \x01(\x05\"=\n\x10NetworkInterface\x12\x19\n\x0bmac_address\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0e\n\x06\x62ridge\x18\x02 \x01(\t\"A\n\tCloudInit\x12\x17\n\tuser_data\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x04\x12\x1b\n\x13ssh_authorized_keys\x18\x02 \x03(\t\"]\n\x0cInstanceLock\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06locker\x18\x02 \x01(\t\x12-\n\tlock_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x02\n\x0ePlacementRules\x12G\n\x0frequired_labels\x18\x01 \x03(\x0b\x32..leeward.v1.PlacementRules.RequiredLabelsEntry\x12I\n\x10preferred_labels\x18\x02 \x03(\x0b\x32/.leeward.v1.PlacementRules.PreferredLabelsEntry\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PreferredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x0eInstanceResize\x12\'\n\x06\x66lavor\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12leeward.dev/Flavor\x12#\n\x04node\x18\x02 \x01(\tB\x15\xfa\x41\x12\n\x10leeward.dev/Node\x12\x30\n\x0c\x63onfirm_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x0e\n\x08Instance\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.leeward.v1.Instance.StateB\x04\xe2\x41\x01\x03\x12,\n\x06\x66lavor\x18\x04 \x01(\tB\x1c\xe2\x41\x02\x02\x05\xfa\x41\x14\n\x12leeward.dev/Flavor\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32\x1d.leeward.v1.InstanceResourcesB\x04\xe2\x41\x01\x03\x12*\n\x05image\x18\x06 \x01(\tB\x1b\xe2\x41\x02\x02\x05\xfa\x41\x13\n\x11leeward.dev/Image\x12\x1a\n\x0cimage_sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04pool\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12>\n\x12network_interfaces\x18\t \x03(\x0b\x32\x1c.leeward.v1.NetworkInterfaceB\x04\xe2\x41\x01\x05\x12/\n\ncloud_init\x18\n \x01(\x0b\x32\x15.leeward.v1.CloudInitB\x04\xe2\x41\x01\x05\x12\x30\n\x06labels\x18\x0b \x03(\x0b\x32 .leeward.v1.Instance.LabelsEntry\x12\x1f\n\x12restart_on_failure\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12)\n\x05group\x18\r \x01(\tB\x1a\xe2\x41\x01\x05\xfa\x41\x13\n\x11leeward.dev/Group\x12\'\n\x04node\x18\x0e \x01(\tB\x19\xe2\x41\x01\x03\xfa\x41\x12\n\x10leeward.dev/Node\x12\x17\n\trun_epoch\x18\x0f \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x39\n\x11\x63urrent_operation\x18\x10 \x01(\tB\x1e\xe2\x41\x01\x03\xfa\x41\x17\n\x15leeward.dev/Operation\x12\x13\n\x05\x66\x61ult\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x04lock\x18\x12 \x01(\x0b\x32\x18.leeward.v1.InstanceLockB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x0elast_boot_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\x17 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x18 \x01(\t\x12\x1c\n\x0e\x64\x61ta_disks_gib\x18\x19 \x03(\x05\x42\x04\xe2\x41\x01\x05\x12*\n\x07storage\x18\x1a \x01(\x0e\x32\x13.leeward.v1.StorageB\x04\xe2\x41\x01\x05\x12\x33\n\tplacement\x18\x1b \x01(\x0b\x32\x1a.leeward.v1.PlacementRulesB\x04\xe2\x41\x01\x05\x12\x17\n\tcpu_model\x18\x1c \x01(\tB\x04\xe2\x41\x01\x05\x12\x30\n\x06resize\x18\x1d \x01(\x0b\x32\x1a.leeward.v1.InstanceResizeB\x04\xe2\x41\x01\x03\x12\x30\n\x0crescue_image\x18\x1e \x01(\tB\x1a\xe2\x41\x01\x03\xfa\x41\x13\n\x11leeward.dev/Image\x12\x31\n\rshelved_image\x18\x1f \x01(\tB\x1a\xe2\x41\x01\x03\xfa\x41\x13\n\x11leeward.dev/Image\x12\x36\n\x0coffload_time\x18  \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x10restart_priority\x18! \x01(\x0e\x32\x1b.leeward.v1.RestartPriority\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x02\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_BUILDING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_PAUSED\x10\x04\x12\x13\n\x0fSTATE_SUSPENDED\x10\x05\x12\x11\n\rSTATE_RESCUED\x10\x06\x12\x11\n\rSTATE_RESIZED\x10\x07\x12\x11\n\rSTATE_SHELVED\x10\x08\x12\x1b\n\x17STATE_SHELVED_OFFLOADED\x10\t\x12\x16\n\x12STATE_SOFT_DELETED\x10\n\x12\x0f\n\x0bSTATE_ERROR\x10\x0b\x12\x11\n\rSTATE_DELETED\x10\x0c:W\xea\x41T\n\x14leeward.dev/Instance\x12\'projects/{project}/instances/{instance}*\tinstances2\x08instanceB\x15\n\x13_restart_on_failure\"\xac\x02\n\rInstanceEvent\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12-\n\toperation\x18\x02 \x01(\tB\x1a\xfa\x41\x17\n\x15leeward.dev/Operation\x12\'\n\x04type\x18\x03 \x01(\x0e\x32\x19.leeward.v1.OperationType\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05steps\x18\x08 \x03(\x0b\x32\x19.leeward.v1.OperationStep*I\n\x07Storage\x12\x17\n\x13STORAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTORAGE_SHARED\x10\x01\x12\x11\n\rSTORAGE_LOCAL\x10\x02*\xc0\x01\n\x0fRestartPriority\x12 \n\x1cRESTART_PRIORITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESTART_PRIORITY_HIGHEST\x10\x01\x12\x19\n\x15RESTART_PRIORITY_HIGH\x10\x02\x12\x1b\n\x17RESTART_PRIORITY_MEDIUM\x10\x03\x12\x18\n\x14RESTART_PRIORITY_LOW\x10\x04\x12\x1b\n\x17RESTART_PRIORITY_LOWEST\x10\x05\x42\x37\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19leeward/v1/instance.proto\x12\nleeward.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aleeward/v1/operation.proto\"H\n\x11InstanceResources\x12\r\n\x05vcpus\x18\x01 \x01(\x05\x12\x12\n\nmemory_mib\x18\x02 \x01(\x05\x12\x10\n\x08\x64isk_gib\x18\x03 \x01(\x05\"=\n\x10NetworkInterface\x12\x19\n\x0bmac_address\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0e\n\x06\x62ridge\x18\x02 \x01(\t\"A\n\tCloudInit\x12\x17\n\tuser_data\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x04\x12\x1b\n\x13ssh_authorized_keys\x18\x02 \x03(\t\"]\n\x0cInstanceLock\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06locker\x18\x02 \x01(\t\x12-\n\tlock_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd0\x01\n\tReadiness\x12\x30\n\x05probe\x18\x01 \x01(\x0e\x32\x1b.leeward.v1.Readiness.ProbeB\x04\xe2\x41\x01\x02\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\x05\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x05Probe\x12\x15\n\x11PROBE_UNSPECIFIED\x10\x00\x12\x15\n\x11PROBE_GUEST_AGENT\x10\x01\x12\x12\n\x0ePROBE_TCP_PORT\x10\x02\"\x93\x02\n\x0ePlacementRules\x12G\n\x0frequired_labels\x18\x01 \x03(\x0b\x32..leeward.v1.PlacementRules.RequiredLabelsEntry\x12I\n\x10preferred_labels\x18\x02 \x03(\x0b\x32/.leeward.v1.PlacementRules.PreferredLabelsEntry\x1a\x35\n\x13RequiredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PreferredLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x0eInstanceResize\x12\'\n\x06\x66lavor\x18\x01 \x01(\tB\x17\xfa\x41\x14\n\x12leeward.dev/Flavor\x12#\n\x04node\x18\x02 \x01(\tB\x15\xfa\x41\x12\n\x10leeward.dev/Node\x12\x30\n\x0c\x63onfirm_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd1\x0e\n\x08Instance\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.leeward.v1.Instance.StateB\x04\xe2\x41\x01\x03\x12,\n\x06\x66lavor\x18\x04 \x01(\tB\x1c\xe2\x41\x02\x02\x05\xfa\x41\x14\n\x12leeward.dev/Flavor\x12\x36\n\tresources\x18\x05 \x01(\x0b\x32\x1d.leeward.v1.InstanceResourcesB\x04\xe2\x41\x01\x03\x12*\n\x05image\x18\x06 \x01(\tB\x1b\xe2\x41\x02\x02\x05\xfa\x41\x13\n\x11leeward.dev/Image\x12\x1a\n\x0cimage_sha256\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04pool\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12>\n\x12network_interfaces\x18\t \x03(\x0b\x32\x1c.leeward.v1.NetworkInterfaceB\x04\xe2\x41\x01\x05\x12/\n\ncloud_init\x18\n \x01(\x0b\x32\x15.leeward.v1.CloudInitB\x04\xe2\x41\x01\x05\x12\x30\n\x06labels\x18\x0b \x03(\x0b\x32 .leeward.v1.Instance.LabelsEntry\x12\x1f\n\x12restart_on_failure\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12)\n\x05group\x18\r \x01(\tB\x1a\xe2\x41\x01\x05\xfa\x41\x13\n\x11leeward.dev/Group\x12\'\n\x04node\x18\x0e \x01(\tB\x19\xe2\x41\x01\x03\xfa\x41\x12\n\x10leeward.dev/Node\x12\x17\n\trun_epoch\x18\x0f \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x39\n\x11\x63urrent_operation\x18\x10 \x01(\tB\x1e\xe2\x41\x01\x03\xfa\x41\x17\n\x15leeward.dev/Operation\x12\x13\n\x05\x66\x61ult\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x12,\n\x04lock\x18\x12 \x01(\x0b\x32\x18.leeward.v1.InstanceLockB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x0elast_boot_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reator\x18\x17 \x01(\tB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x18 \x01(\t\x12\x1c\n\x0e\x64\x61ta_disks_gib\x18\x19 \x03(\x05\x42\x04\xe2\x41\x01\x05\x12*\n\x07storage\x18\x1a \x01(\x0e\x32\x13.leeward.v1.StorageB\x04\xe2\x41\x01\x05\x12\x33\n\tplacement\x18\x1b \x01(\x0b\x32\x1a.leeward.v1.PlacementRulesB\x04\xe2\x41\x01\x05\x12\x17\n\tcpu_model\x18\x1c \x01(\tB\x04\xe2\x41\x01\x05\x12\x30\n\x06resize\x18\x1d \x01(\x0b\x32\x1a.leeward.v1.InstanceResizeB\x04\xe2\x41\x01\x03\x12\x30\n\x0crescue_image\x18\x1e \x01(\tB\x1a\xe2\x41\x01\x03\xfa\x41\x13\n\x11leeward.dev/Image\x12\x31\n\rshelved_image\x18\x1f \x01(\tB\x1a\xe2\x41\x01\x03\xfa\x41\x13\n\x11leeward.dev/Image\x12\x36\n\x0coffload_time\x18  \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x10restart_priority\x18! \x01(\x0e\x32\x1b.leeward.v1.RestartPriority\x12(\n\treadiness\x18\" \x01(\x0b\x32\x15.leeward.v1.Readiness\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x02\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_BUILDING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_PAUSED\x10\x04\x12\x13\n\x0fSTATE_SUSPENDED\x10\x05\x12\x11\n\rSTATE_RESCUED\x10\x06\x12\x11\n\rSTATE_RESIZED\x10\x07\x12\x11\n\rSTATE_SHELVED\x10\x08\x12\x1b\n\x17STATE_SHELVED_OFFLOADED\x10\t\x12\x16\n\x12STATE_SOFT_DELETED\x10\n\x12\x0f\n\x0bSTATE_ERROR\x10\x0b\x12\x11\n\rSTATE_DELETED\x10\x0c:W\xea\x41T\n\x14leeward.dev/Instance\x12\'projects/{project}/instances/{instance}*\tinstances2\x08instanceB\x15\n\x13_restart_on_failure\"\xac\x02\n\rInstanceEvent\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12-\n\toperation\x18\x02 \x01(\tB\x1a\xfa\x41\x17\n\x15leeward.dev/Operation\x12\'\n\x04type\x18\x03 \x01(\x0e\x32\x19.leeward.v1.OperationType\x12\x14\n\x0crequested_by\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05steps\x18\x08 \x03(\x0b\x32\x19.leeward.v1.OperationStep*I\n\x07Storage\x12\x17\n\x13STORAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTORAGE_SHARED\x10\x01\x12\x11\n\rSTORAGE_LOCAL\x10\x02*\xc0\x01\n\x0fRestartPriority\x12 \n\x1cRESTART_PRIORITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESTART_PRIORITY_HIGHEST\x10\x01\x12\x19\n\x15RESTART_PRIORITY_HIGH\x10\x02\x12\x1b\n\x17RESTART_PRIORITY_MEDIUM\x10\x03\x12\x18\n\x14RESTART_PRIORITY_LOW\x10\x04\x12\x1b\n\x17RESTART_PRIORITY_LOWEST\x10\x05\x42\x37\n\x0e\x64\x65v.leeward.v1P\x01Z#leeward.dev/go/leeward/v1;leewardv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORKINTERFACE'].fields_by_name['mac_address']._serialized_options = b'\342A\001\003'
   _globals['_CLOUDINIT'].fields_by_name['user_data']._loaded_options = None
   _globals['_CLOUDINIT'].fields_by_name['user_data']._serialized_options = b'\342A\001\004'
+  _globals['_READINESS'].fields_by_name['probe']._loaded_options = None
+  _globals['_READINESS'].fields_by_name['probe']._serialized_options = b'\342A\001\002'
   _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._loaded_options = None
   _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._serialized_options = b'8\001'
   _globals['_PLACEMENTRULES_PREFERREDLABELSENTRY']._loaded_options = None
@@ -112,32 +115,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCE']._serialized_options = b'\352AT\n\024leeward.dev/Instance\022\'projects/{project}/instances/{instance}*\tinstances2\010instance'
   _globals['_INSTANCEEVENT'].fields_by_name['operation']._loaded_options = None
   _globals['_INSTANCEEVENT'].fields_by_name['operation']._serialized_options = b'\372A\027\n\025leeward.dev/Operation'
-  _globals['_STORAGE']._serialized_start=3023
-  _globals['_STORAGE']._serialized_end=3096
-  _globals['_RESTARTPRIORITY']._serialized_start=3099
-  _globals['_RESTARTPRIORITY']._serialized_end=3291
-  _globals['_INSTANCERESOURCES']._serialized_start=162
-  _globals['_INSTANCERESOURCES']._serialized_end=234
-  _globals['_NETWORKINTERFACE']._serialized_start=236
-  _globals['_NETWORKINTERFACE']._serialized_end=297
-  _globals['_CLOUDINIT']._serialized_start=299
-  _globals['_CLOUDINIT']._serialized_end=364
-  _globals['_INSTANCELOCK']._serialized_start=366
-  _globals['_INSTANCELOCK']._serialized_end=459
-  _globals['_PLACEMENTRULES']._serialized_start=462
-  _globals['_PLACEMENTRULES']._serialized_end=737
-  _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._serialized_start=628
-  _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._serialized_end=681
-  _globals['_PLACEMENTRULES_PREFERREDLABELSENTRY']._serialized_start=683
-  _globals['_PLACEMENTRULES_PREFERREDLABELSENTRY']._serialized_end=737
-  _globals['_INSTANCERESIZE']._serialized_start=740
-  _globals['_INSTANCERESIZE']._serialized_end=884
-  _globals['_INSTANCE']._serialized_start=887
-  _globals['_INSTANCE']._serialized_end=2718
-  _globals['_INSTANCE_LABELSENTRY']._serialized_start=2286
-  _globals['_INSTANCE_LABELSENTRY']._serialized_end=2331
-  _globals['_INSTANCE_STATE']._serialized_start=2334
-  _globals['_INSTANCE_STATE']._serialized_end=2606
-  _globals['_INSTANCEEVENT']._serialized_start=2721
-  _globals['_INSTANCEEVENT']._serialized_end=3021
+  _globals['_STORAGE']._serialized_start=3308
+  _globals['_STORAGE']._serialized_end=3381
+  _globals['_RESTARTPRIORITY']._serialized_start=3384
+  _globals['_RESTARTPRIORITY']._serialized_end=3576
+  _globals['_INSTANCERESOURCES']._serialized_start=194
+  _globals['_INSTANCERESOURCES']._serialized_end=266
+  _globals['_NETWORKINTERFACE']._serialized_start=268
+  _globals['_NETWORKINTERFACE']._serialized_end=329
+  _globals['_CLOUDINIT']._serialized_start=331
+  _globals['_CLOUDINIT']._serialized_end=396
+  _globals['_INSTANCELOCK']._serialized_start=398
+  _globals['_INSTANCELOCK']._serialized_end=491
+  _globals['_READINESS']._serialized_start=494
+  _globals['_READINESS']._serialized_end=702
+  _globals['_READINESS_PROBE']._serialized_start=629
+  _globals['_READINESS_PROBE']._serialized_end=702
+  _globals['_PLACEMENTRULES']._serialized_start=705
+  _globals['_PLACEMENTRULES']._serialized_end=980
+  _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._serialized_start=871
+  _globals['_PLACEMENTRULES_REQUIREDLABELSENTRY']._serialized_end=924
+  _globals['_PLACEMENTRULES_PREFERREDLABELSENTRY']._serialized_start=926
+  _globals['_PLACEMENTRULES_PREFERREDLABELSENTRY']._serialized_end=980
+  _globals['_INSTANCERESIZE']._serialized_start=983
+  _globals['_INSTANCERESIZE']._serialized_end=1127
+  _globals['_INSTANCE']._serialized_start=1130
+  _globals['_INSTANCE']._serialized_end=3003
+  _globals['_INSTANCE_LABELSENTRY']._serialized_start=2571
+  _globals['_INSTANCE_LABELSENTRY']._serialized_end=2616
+  _globals['_INSTANCE_STATE']._serialized_start=2619
+  _globals['_INSTANCE_STATE']._serialized_end=2891
+  _globals['_INSTANCEEVENT']._serialized_start=3006
+  _globals['_INSTANCEEVENT']._serialized_end=3306
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -198,6 +199,65 @@ class InstanceLock(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceLock: _TypeAlias = InstanceLock  # noqa: Y015
+
+@_typing.final
+class Readiness(_message.Message):
+    """When an instance that was restarted elsewhere counts as restarted, for those of lower priorities that wait for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Probe:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProbeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Readiness._Probe.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROBE_UNSPECIFIED: Readiness._Probe.ValueType  # 0
+        """Never sent."""
+        PROBE_GUEST_AGENT: Readiness._Probe.ValueType  # 1
+        """Its guest agent answers."""
+        PROBE_TCP_PORT: Readiness._Probe.ValueType  # 2
+        """A TCP port takes connections."""
+
+    class Probe(_Probe, metaclass=_ProbeEnumTypeWrapper):
+        """What tells that it is ready."""
+
+    PROBE_UNSPECIFIED: Readiness.Probe.ValueType  # 0
+    """Never sent."""
+    PROBE_GUEST_AGENT: Readiness.Probe.ValueType  # 1
+    """Its guest agent answers."""
+    PROBE_TCP_PORT: Readiness.Probe.ValueType  # 2
+    """A TCP port takes connections."""
+
+    PROBE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    probe: Global___Readiness.Probe.ValueType
+    """What tells it."""
+    host: _builtins.str
+    """Where the port is: an address or a name, as the instance's node reaches it. Only with PROBE_TCP_PORT."""
+    port: _builtins.int
+    """The port, 1 to 65535. Only with PROBE_TCP_PORT."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """For how long it is waited for, 1 s to 10 min; 2 min unless told. The others then begin without it."""
+
+    def __init__(
+        self,
+        *,
+        probe: Global___Readiness.Probe.ValueType = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "port", b"port", "probe", b"probe", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
 
 @_typing.final
 class PlacementRules(_message.Message):
@@ -423,6 +483,7 @@ class Instance(_message.Message):
     SHELVED_IMAGE_FIELD_NUMBER: _builtins.int
     OFFLOAD_TIME_FIELD_NUMBER: _builtins.int
     RESTART_PRIORITY_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `projects/{project}/instances/{instance}`."""
     uid: _builtins.str
@@ -517,6 +578,10 @@ class Instance(_message.Message):
     def offload_time(self) -> _timestamp_pb2.Timestamp:
         """When its node is freed; set while SHELVED."""
 
+    @_builtins.property
+    def readiness(self) -> Global___Readiness:
+        """When it counts as restarted after the loss of its node; unset: as soon as its guest runs."""
+
     def __init__(
         self,
         *,
@@ -553,10 +618,11 @@ class Instance(_message.Message):
         shelved_image: _builtins.str = ...,
         offload_time: _timestamp_pb2.Timestamp | None = ...,
         restart_priority: Global___RestartPriority.ValueType = ...,
+        readiness: Global___Readiness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "expire_time", b"expire_time", "last_boot_time", b"last_boot_time", "lock", b"lock", "offload_time", b"offload_time", "placement", b"placement", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "create_time", b"create_time", "expire_time", b"expire_time", "last_boot_time", b"last_boot_time", "lock", b"lock", "offload_time", b"offload_time", "placement", b"placement", "readiness", b"readiness", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "offload_time", b"offload_time", "placement", b"placement", "pool", b"pool", "rescue_image", b"rescue_image", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelved_image", b"shelved_image", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure", "cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "creator", b"creator", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "etag", b"etag", "expire_time", b"expire_time", "fault", b"fault", "flavor", b"flavor", "group", b"group", "image", b"image", "image_sha256", b"image_sha256", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "name", b"name", "network_interfaces", b"network_interfaces", "node", b"node", "offload_time", b"offload_time", "placement", b"placement", "pool", b"pool", "readiness", b"readiness", "rescue_image", b"rescue_image", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelved_image", b"shelved_image", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__restart_on_failure: _TypeAlias = _typing.Literal["restart_on_failure"]  # noqa: Y015
     _WhichOneofArgType__restart_on_failure: _TypeAlias = _typing.Literal["_restart_on_failure", b"_restart_on_failure"]  # noqa: Y015

@@ -231,7 +231,9 @@ class UpdateInstanceRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: `labels`, `restart_on_failure`, `restart_priority`. Empty means those that are set."""
+        """The fields to change: `labels`, `restart_on_failure`, `restart_priority`, `readiness`. Empty means those that are
+        set.
+        """
 
     def __init__(
         self,

@@ -235,7 +235,7 @@ class InstanceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateInstance(self, request, context):
-        """Change an instance's labels, or whether and in which order it is restarted on failure.
+        """Change an instance's labels, or whether, in which order and until when it is restarted on failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

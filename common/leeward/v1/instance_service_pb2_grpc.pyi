@@ -50,7 +50,7 @@ class InstanceServiceStub:
     ListInstances: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.ListInstancesRequest, _instance_service_pb2.ListInstancesResponse]
     """The instances of a project, by name. All pages are of one moment."""
     UpdateInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.UpdateInstanceRequest, _instance_pb2.Instance]
-    """Change an instance's labels, or whether and in which order it is restarted on failure."""
+    """Change an instance's labels, or whether, in which order and until when it is restarted on failure."""
     DeleteInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.DeleteInstanceRequest, _operations_pb2.Operation]
     """Delete an instance; interrupts a running operation. With retention set it can be brought back for a while."""
     UndeleteInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.UndeleteInstanceRequest, _operations_pb2.Operation]
@@ -130,7 +130,7 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     ListInstances: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.ListInstancesRequest, _instance_service_pb2.ListInstancesResponse]  # type: ignore[assignment]
     """The instances of a project, by name. All pages are of one moment."""
     UpdateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.UpdateInstanceRequest, _instance_pb2.Instance]  # type: ignore[assignment]
-    """Change an instance's labels, or whether and in which order it is restarted on failure."""
+    """Change an instance's labels, or whether, in which order and until when it is restarted on failure."""
     DeleteInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.DeleteInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Delete an instance; interrupts a running operation. With retention set it can be brought back for a while."""
     UndeleteInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.UndeleteInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -231,7 +231,7 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _instance_service_pb2.UpdateInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_instance_pb2.Instance, _abc.Awaitable[_instance_pb2.Instance]]:
-        """Change an instance's labels, or whether and in which order it is restarted on failure."""
+        """Change an instance's labels, or whether, in which order and until when it is restarted on failure."""
 
     @_abc_1.abstractmethod
     def DeleteInstance(

@@ -327,7 +327,9 @@ class Node(_message.Message):
 
     @_builtins.property
     def drained_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resource names of the instances that were drained off it since it was last uncordoned."""
+        """Resource names of the instances that were drained off it, or restarted elsewhere when it died, since it was last
+        uncordoned.
+        """
 
     def __init__(
         self,

@@ -250,7 +250,7 @@ class UncordonNodeRequest(_message.Message):
     validate_only: _builtins.bool
     """Check everything and change nothing."""
     bring_back: _builtins.bool
-    """Move back what was drained off it."""
+    """Move back what was drained off it, or restarted elsewhere when it died."""
     def __init__(
         self,
         *,

@@ -130,7 +130,8 @@ class NodeServiceServicer:
     def UncordonNode(self, request, context):
         """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
         that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
-        was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+        was drained off it, or restarted elsewhere when it died, is moved back by an operation, which is the answered node's
+        `current_operation`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,8 @@ class NodeServiceStub:
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]
     """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
     that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
-    was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+    was drained off it, or restarted elsewhere when it died, is moved back by an operation, which is the answered node's
+    `current_operation`.
     """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]
     """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
@@ -90,7 +91,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_pb2.Node]  # type: ignore[assignment]
     """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
     that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
-    was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+    was drained off it, or restarted elsewhere when it died, is moved back by an operation, which is the answered node's
+    `current_operation`.
     """
     DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Cordon a node and move every instance off it, each by an operation of its own: what is in memory by live migration,
@@ -159,7 +161,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_pb2.Node, _abc.Awaitable[_node_pb2.Node]]:
         """Let a node take new instances again; also ends maintenance, and releases it from quarantine: what it kept of guests
         that left it (AdminService.ListLeftovers tells) is then forgotten, or mended by an audit. With `bring_back`, what
-        was drained off it is moved back by an operation, which is the answered node's `current_operation`.
+        was drained off it, or restarted elsewhere when it died, is moved back by an operation, which is the answered node's
+        `current_operation`.
         """
 
     @_abc_1.abstractmethod

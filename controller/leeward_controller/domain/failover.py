@@ -65,7 +65,8 @@ class FailoverGuest:
     """One instance of the lost node. `operation` is its last try, `tries` how many there were.
 
     `begun_s` and `ended_s` count from the moment the node's lease was lost; `restart_s` is how long its new node took
-    to start it, on the clock of the controller that drove it.
+    to start it, and `ready_s` how long it then took until it was ready, where that was asked for and came in time; both
+    are on the clock of the controller that drove it.
     """
 
     instance: str
@@ -80,6 +81,7 @@ class FailoverGuest:
     ended_s: float | None = None
     restart_s: float | None = None
     error: str = ""
+    ready_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from leeward.agent.types import (
     CloudInit,
     DiskFormat,
     Firmware,
+    GuestProbe,
     GuestSpec,
     GuestState,
     MachineType,
@@ -71,6 +72,14 @@ class RestartPriority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Readiness:
+    """What tells that a restarted instance is ready, and for how long those that need it wait for that."""
+
+    probe: GuestProbe
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceLock:
     """Why an instance refuses changes by others than admins, who said so, and since when."""
 
@@ -129,7 +138,8 @@ class PlacementRules:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance. `node` is empty while it has no place; `run_epoch` grows whenever the right to run moves.
+    """One instance. `node` is empty while it has no place; `run_epoch` grows whenever the right to run moves. Without
+    `readiness` it counts as restarted as soon as its guest runs.
 
     `pool_id` is chosen with its first place. `resize`, `rescue`, `shelf` and `deletion` are set in the states that they
     explain, and in no other.
@@ -169,6 +179,7 @@ class Instance:
     shelf: Shelf | None = None
     deletion: Deletion | None = None
     restart_priority: RestartPriority = RestartPriority.MEDIUM
+    readiness: Readiness | None = None
 
     @property
     def project(self) -> str:

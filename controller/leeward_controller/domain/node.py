@@ -1,8 +1,8 @@
 """A node: a host with an agent, what the controllers hold of it, and the evidence that it can no longer run guests."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -64,19 +64,23 @@ class FenceProof:
     observed_by: str
 
 
+_MOST_MOVED_AWAY = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class MovedAway:
-    """An instance that a drain moved off a node."""
+    """An instance that a drain moved off a node, or, with `restarted_on`, that was restarted there when it died."""
 
     instance: str
     instance_uid: str
+    restarted_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """What the controllers keep of a node. `report` is the last one seen; the live one is the heartbeat itself.
 
-    `moved_away` is what was drained off it since it was last uncordoned.
+    `moved_away` is what has left it by a drain or a failover since it was last uncordoned.
     """
 
     node: str
@@ -101,6 +105,11 @@ class Node:
     def cordoned(self) -> bool:
         """Whether new instances are kept away."""
         return self.duty is not NodeDuty.IN_SERVICE
+
+    def remembering(self, away: Iterable[MovedAway]) -> "Node":
+        """With what has left it besides, each instance once; only the last ones when there are very many."""
+        known = {each.instance_uid: each for each in (*self.moved_away, *away)}
+        return replace(self, moved_away=tuple(known.values())[-_MOST_MOVED_AWAY:])
 
     @property
     def shown_condition(self) -> NodeCondition:

@@ -20,7 +20,9 @@ from leeward_controller.domain.failover import (
 )
 from leeward_controller.domain.instance import Instance, InstanceState
 from leeward_controller.domain.node import FenceProof, Node
-from leeward_controller.domain.operation import EvacuateArguments, Operation, OperationPhase
+from leeward_controller.domain.operation import EvacuateArguments, Operation, OperationPhase, StepRecord
+from leeward_controller.operations.readiness import AWAIT_READY
+from leeward_controller.operations.step import DONE
 from leeward_controller.records import Stored
 from leeward_controller.view import ClusterView
 
@@ -219,6 +221,7 @@ def _guest(tries: list[Operation], known: FailoverGuest | None, watch: Stopwatch
     if last.end_time is not None:
         is_known = known is not None and known.operation == last.name and known.ended_s is not None
         ended_s = known.ended_s if known and is_known else watch.at(ended(keys.operation(last.id)), last.end_time)
+    awaited = _awaited(last)
     return FailoverGuest(
         instance=last.instance,
         instance_uid=last.instance_uid,
@@ -231,8 +234,21 @@ def _guest(tries: list[Operation], known: FailoverGuest | None, watch: Stopwatch
         begun_s=begun_s,
         ended_s=ended_s,
         restart_s=next((step.seconds for step in reversed(last.history) if step.step == _RESTART), None),
-        error=last.error.message[:MOST_ERROR] if last.error else "",
+        error=_error(last)[:MOST_ERROR],
+        ready_s=awaited.seconds if awaited is not None and awaited.outcome == DONE else None,
     )
+
+
+def _awaited(operation: Operation) -> StepRecord | None:
+    return next((step for step in reversed(operation.history) if step.step == AWAIT_READY), None)
+
+
+def _error(operation: Operation) -> str:
+    """Why an instance was not restarted, or was not ready in time."""
+    if operation.error is not None:
+        return operation.error.message
+    awaited = _awaited(operation)
+    return awaited.outcome if awaited is not None and awaited.outcome != DONE else ""
 
 
 def _outcome(operation: Operation) -> GuestOutcome:

@@ -153,12 +153,12 @@ def _decide_isolated(node: NodeSnapshot, silence: Silence, *, allowed: _Allowed)
     elif node.left_pill and node.left_pill in silence.acknowledged:
         evidence = f"its agent took the poison pill {node.left_pill}, as seen by {', '.join(silence.observers)}"
         yield RecordProof(node.node, node.known_boot_id, ProofKind.POISON_PILL, evidence)
-    elif is_wanted_elsewhere and not node.guard_armed:
+    elif is_wanted_elsewhere:
+        if node.guard_armed and not node.left_pill:
+            yield LeavePill(node.node, node.known_boot_id)
         help_wanted = request_for_help_with_isolated(node)
-        if help_wanted != node.reason:
+        if help_wanted and help_wanted != node.reason:
             yield SetCondition(node.node, _C.ISOLATED, help_wanted)
-    elif is_wanted_elsewhere and not node.left_pill:
-        yield LeavePill(node.node, node.known_boot_id)
 
 
 def _proof_by_silence(node: NodeSnapshot, missing_s: float, *, timing: Timing) -> Iterator[Decision]:

@@ -99,6 +99,10 @@ class Executor:
         """The poison pill that this leader left for this boot of the node."""
         return self._pills.left(node_id, boot_id)
 
+    def is_pill_overdue(self, node_id: str) -> bool:
+        """Whether the node should have taken a pill for long."""
+        return self._pills.is_overdue(node_id)
+
     def needs_evacuation(self, instance: Instance) -> bool:
         """Whether an instance of a fenced node is still to be taken care of, and may be tried now."""
         return self._restarts.needs(instance)

@@ -11,8 +11,8 @@ import structlog
 
 from leeward import keys
 from leeward.errors import Conflict, StoreIndefinite
-from leeward_controller.domain.failover import FailoverRecord, FailoverState
-from leeward_controller.domain.node import FenceProof, NodeCondition
+from leeward_controller.domain.failover import FailoverRecord, FailoverState, GuestOutcome
+from leeward_controller.domain.node import FenceProof, MovedAway, NodeCondition
 from leeward_controller.domain.operation import Operation, OperationType
 from leeward_controller.failover import accounts
 from leeward_controller.failover.accounts import Facts, Restarts, Stopwatch, advanced, facts_of, restarts
@@ -215,6 +215,9 @@ class FailoverKeeper:
         if not self._is_worth_writing(stored.key, old, new):
             return
         commit = Commit().replace(stored, new).alive(keys.LEADER, self._leader_epoch)
+        node = self._view.nodes.get(keys.node(new.node))
+        if node is not None and (away := _restarted(new)):
+            commit.replace(node, node.value.remembering(away))
         revision = await self._records.commit(commit)
         kept[stored.key] = Stored(stored.key, new, revision, stored.create_revision)
         self._saved_s[stored.key] = self._clock.monotonic_s()
@@ -242,6 +245,17 @@ class FailoverKeeper:
     def _watch(self, key: str, record: FailoverRecord) -> Stopwatch:
         seen = self._moments.seen | {accounts.NOW: self._clock.monotonic_s()}
         return Stopwatch(record.begin_time, self._began_s[key], seen)
+
+
+def _restarted(record: FailoverRecord) -> list[MovedAway]:
+    """What can be given back to a node whose failover is over."""
+    if not record.state.ended:
+        return []
+    return [
+        MovedAway(each.instance, each.instance_uid, each.to_node)
+        for each in record.guests
+        if each.outcome is GuestOutcome.RESTARTED
+    ]
 
 
 def _unused_id(kept: dict[str, Stored[FailoverRecord]], beginning: str) -> str:

@@ -196,6 +196,7 @@ class FailoverLoop:
             held=self._held(node_id) if proof else 0,
             held_pill=lease.report.pill_id if lease else "",
             left_pill=self._executor.left_pill(node_id, node.report.boot_id),
+            pill_overdue=self._executor.is_pill_overdue(node_id),
             isolated_for_long=self._is_isolated_for_long(missing_s),
             fence_asked=self._is_fence_asked(node),
         )

@@ -67,7 +67,8 @@ class NodeSnapshot:
     One `in_maintenance` was emptied for work on it, so that nobody is surprised when it goes and comes.
     `known_boot_id` is the boot in its record, `lease_boot_id` that in its heartbeat key (the known one when missing).
     `held_pill` is the poison pill that its heartbeat says it was left, `left_pill` the one that this leader left for
-    the known boot. `isolated_for_long` says that by policy it is time to, `fence_asked` that somebody has it fenced.
+    the known boot; `pill_overdue` says that it should have taken one for long. `isolated_for_long` says that by policy
+    it is time to, `fence_asked` that somebody has it fenced.
     `report_changed` tells that its heartbeat says something else of the same boot than its record.
     `powering_off` says that its device is being asked, or was asked lately; `power_trouble` why that failed.
     `reason` is what is told of it now. `other_boot_s` is for how long its slot has been found beating in one boot that
@@ -97,6 +98,7 @@ class NodeSnapshot:
     held: int = 0
     held_pill: str = ""
     left_pill: str = ""
+    pill_overdue: bool = False
     isolated_for_long: bool = False
     fence_asked: bool = False
     power_trouble: str = ""

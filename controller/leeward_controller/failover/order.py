@@ -1,9 +1,9 @@
 """In which order the instances of dead nodes are started again. Pure.
 
 Instances of a higher priority come first: a tier may begin once all tiers above it have settled, that is, once each of
-their instances was restarted, has failed, or has found no place. Nothing waits for ever: a tier that has been open for
-`tier_wait_s` holds up nobody any more. The tiers are those of the whole cluster, so that a database on one dead node
-comes before what needs it on another.
+their instances was restarted (and is ready, where it says by what that is told), has failed, or has found no place.
+Nothing waits for ever: a tier that has been open for `tier_wait_s` holds up nobody any more. The tiers are those of the
+whole cluster, so that a database on one dead node comes before what needs it on another.
 """
 
 from collections.abc import Iterable, Mapping

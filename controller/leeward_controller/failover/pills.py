@@ -11,6 +11,8 @@ log = structlog.get_logger()
 
 _MESSENGERS = 3
 _RETRY_S = 5.0
+_PATIENCE_S = 30.0
+"""Agents look into their slots every second, and a guard ends all guests of a node within one more."""
 
 
 class Pills:
@@ -27,14 +29,23 @@ class Pills:
         self._ids = ids
         self._left: dict[str, tuple[str, str]] = {}
         self._not_before_s: dict[str, float] = {}
+        self._wanted_since_s: dict[str, float] = {}
 
     def left(self, node_id: str, boot_id: str) -> str:
         """The pill that was left for this boot of a node; empty when none was."""
         for_boot, pill_id = self._left.get(node_id, ("", ""))
         return pill_id if for_boot == boot_id else ""
 
+    def is_overdue(self, node_id: str) -> bool:
+        """Whether the node was to take one a good while ago, whether or not anybody could leave it."""
+        if node_id in self._view.leases:
+            self._wanted_since_s.pop(node_id, None)
+        since_s = self._wanted_since_s.get(node_id)
+        return since_s is not None and self._clock.monotonic_s() - since_s >= _PATIENCE_S
+
     async def leave(self, node_id: str, boot_id: str) -> None:
         """Have it left by the agents of a few nodes that share pools with it; tried again later when none can."""
+        self._wanted_since_s.setdefault(node_id, self._clock.monotonic_s())
         if self._clock.monotonic_s() < self._not_before_s.get(node_id, 0.0):
             return
         self._not_before_s[node_id] = self._clock.monotonic_s() + _RETRY_S

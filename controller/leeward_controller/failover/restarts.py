@@ -56,6 +56,7 @@ class Restarts:
         self._not_before_s: dict[str, float] = {}
         self._begun: dict[str, _Begun] = {}
         self._settled: set[str] = set()
+        self._knows_earlier_terms = False
         self._tiers = Tiers({})
 
     def needs(self, instance: Instance) -> bool:
@@ -97,8 +98,11 @@ class Restarts:
         return stored.value if stored is not None else None
 
     def _survey(self) -> tuple[dict[str, Member], Counter[str]]:
-        """Every instance of a fenced node that failover cares for, by uid, and the starts under way by their target."""
-        members: dict[str, Member] = {}
+        """Every instance of a fenced node that failover cares for, by uid, and the starts under way by their target.
+
+        One that was restarted and is not ready yet is among them.
+        """
+        members = {each.uid: Member(each.name, each.restart_priority, Stage.UNDER_WAY) for each in self._awaited()}
         starting: Counter[str] = Counter()
         for instance in self._left_on_dead_nodes():
             stage, target = self._stage(instance)
@@ -107,6 +111,31 @@ class Restarts:
                 starting[target] += 1
         self._settled &= members.keys()
         return members, starting
+
+    def _awaited(self) -> Iterator[Instance]:
+        """Those that have left their dead node by an evacuation that has not ended."""
+        self._learn_of_earlier_terms()
+        for uid, begun in tuple(self._begun.items()):
+            operation = self._operation(begun.operation)
+            if operation is None:
+                continue
+            stored = self._view.instances.get(keys.instance(operation.instance))
+            if stored is None or stored.value.uid != uid:
+                del self._begun[uid]
+            elif stored.value.node == operation.work.target_node:
+                if operation.phase.ended:
+                    del self._begun[uid]
+                else:
+                    yield stored.value
+
+    def _learn_of_earlier_terms(self) -> None:
+        if self._knows_earlier_terms:
+            return
+        self._knows_earlier_terms = True
+        for stored in self._view.operations.values():
+            operation = stored.value
+            if operation.type is OperationType.EVACUATE and not operation.phase.ended:
+                self._begun.setdefault(operation.instance_uid, _Begun(operation.id, operation.work.target_node))
 
     def _left_on_dead_nodes(self) -> Iterator[Instance]:
         for stored in self._view.nodes.values():

@@ -26,11 +26,16 @@ def request_for_help(node: NodeSnapshot, missing_s: float, *, timing: Timing) ->
 
 
 def request_for_help_with_isolated(node: NodeSnapshot) -> str:
-    """Why an isolated node cannot be told to end its guests, and what an operator can do."""
+    """Why an isolated node does not give up its guests, and what an operator can do; empty while it may still do so."""
+    if not node.guard_armed:
+        why = "its guard was not armed, so its word that none is left would prove nothing"
+    elif node.pill_overdue:
+        why = "it was told so by a poison pill, and does not answer, or nobody could leave it one"
+    else:
+        return ""
     return (
-        "its guests are wanted elsewhere, and it keeps them: its guard was not armed, so its word that none is left "
-        "would prove nothing. Bring its network back, or see that it is off and stays off, then: "
-        f"leeward node attest-fenced {node.node}"
+        f"its guests are wanted elsewhere, and it keeps them: {why}. Bring its network back, or see that it is off and "
+        f"stays off, then: leeward node attest-fenced {node.node}"
     )
 
 

@@ -17,7 +17,6 @@ from leeward_controller.operations.moving import Limits, Mover
 from leeward_controller.operations.step import Advance, Definition, Step
 from leeward_controller.records import ALLOCATIONS, INSTANCES
 
-_MOST_REMEMBERED = 1000
 _LONGEST_S = 7 * 24 * 3600.0
 
 
@@ -107,13 +106,16 @@ async def stay_cordoned(context: StepContext) -> Advance:
 
 def remembering(node: Node, moves: Iterable[Move]) -> Node:
     """The node with what was moved off it, for the way back."""
-    moved = [MovedAway(m.instance, m.instance_uid) for m in moves if m.phase is MovePhase.MOVED and m.operation]
-    known = dict.fromkeys((*node.moved_away, *moved))
-    return replace(node, moved_away=tuple(known)[-_MOST_REMEMBERED:])
+    return node.remembering(
+        MovedAway(m.instance, m.instance_uid) for m in moves if m.phase is MovePhase.MOVED and m.operation
+    )
 
 
 async def move_back(context: StepContext) -> Advance:
-    """Move back to the node what a drain moved away from it. Raises Cancelled, FailedPrecondition as `move_away`."""
+    """Move back to the node what a drain or a failover has taken from it.
+
+    Raises Cancelled, FailedPrecondition as `move_away`.
+    """
     node_id, arguments = context.node.node, context.operation.arguments
     assert isinstance(arguments, BringBackArguments)
     mover = Mover(
@@ -131,12 +133,12 @@ async def move_back(context: StepContext) -> Advance:
 
 
 async def remember_the_rest(context: StepContext) -> Advance:
-    """Undo: what has not come back can still be brought back."""
+    """Undo: what has not come back can still be brought back, by an operator."""
     arguments = context.operation.arguments
     assert isinstance(arguments, BringBackArguments)
     back = {move.instance_uid for move in context.operation.work.moves if move.phase is MovePhase.MOVED}
-    away = tuple(each for each in arguments.instances if each.instance_uid not in back)
-    return Advance(node=lambda node: replace(node, moved_away=tuple(dict.fromkeys((*node.moved_away, *away)))))
+    away = [replace(each, restarted_on="") for each in arguments.instances if each.instance_uid not in back]
+    return Advance(node=lambda node: node.remembering(away))
 
 
 DRAIN_NODE = Definition(

@@ -92,6 +92,20 @@ class Driver:
             else:
                 await self._act_one()
 
+    async def decide(self, subject: Subject) -> tuple[Operation, Advance]:
+        """What an operation that is not written yet is once its first choice is made, and what that leads to.
+
+        Raises what the step raises.
+        """
+        while True:
+            step = self._definition.steps[self._definition.index_of(self.stored.value.step)]
+            begun = self._begin()
+            advance = await step.act(self._context(step, subject))
+            outcome = self._gone_forward(advance, step, begun)
+            if not step.passed_by or advance != Advance():
+                return outcome
+            self.stored = replace(self.stored, value=outcome[0])
+
     async def _act_one(self) -> None:
         step = self._definition.steps[self._definition.index_of(self.stored.value.step)]
         begun = self._begin()
@@ -152,7 +166,7 @@ class Driver:
         deadline_at_s = clock.monotonic_s() + deadline_s
         pause_s = _FIRST_PAUSE_S
         while True:
-            context = await self._context(step)
+            context = self._context(step, await self._subject(self.stored.value))
             left_s = deadline_s if patient else max(0.0, deadline_at_s - clock.monotonic_s())
             try:
                 await self._try(step, act(context), within_s=left_s, done=done)
@@ -218,11 +232,11 @@ class Driver:
             await asyncio.gather(doing, cancel, return_exceptions=True)
         raise Cancelled("cancelled on request")
 
-    async def _context(self, step: Step) -> StepContext:
+    def _context(self, step: Step, subject: Subject) -> StepContext:
         operation = self.stored.value
         return StepContext(
             operation=operation,
-            subject=await self._subject(operation),
+            subject=subject,
             caller=Caller(operation.name, step.name, self._claim_revision),
             surroundings=self._surroundings,
             children=self._children,
@@ -258,7 +272,7 @@ class Driver:
         return replace(operation, history=history, update_time=clock.now())
 
     def _gone_forward(self, advance: Advance, step: Step, begun: _Beginning) -> tuple[Operation, Advance]:
-        new = self._with_history(step, begun, "done")
+        new = self._with_history(step, begun, advance.outcome)
         if advance.work is not None:
             new = replace(new, work=advance.work)
         following = self._definition.index_of(step.name) + 1

@@ -13,6 +13,7 @@ from leeward_controller.operations.disks import drop_pulled_disks, moves_disks, 
 from leeward_controller.operations.images import ensure_image
 from leeward_controller.operations.placing import choose_place, places_of, release_target
 from leeward_controller.operations.predecessors import wait_for_predecessor
+from leeward_controller.operations.readiness import AWAIT_READY, MOST_AWAITED_S, await_ready, is_awaited
 from leeward_controller.operations.running import leave_target
 from leeward_controller.operations.step import Advance, Definition, Step
 from leeward_controller.records import FENCES, IMAGES
@@ -146,6 +147,8 @@ async def restart(context: StepContext) -> Advance:
             last_boot_time=now if wanted is not GuestState.STOPPED else instance.last_boot_time,
         )
     )
+    if not is_awaited(context.instance):
+        there = replace(there, skip_rest=True)
     kept = places_of(replace(context.instance, node="")).get(work.source_node)
     if kept is not None:
         return replace(there, reserve_on=work.source_node, reservation=kept)
@@ -181,7 +184,9 @@ EVACUATE = Definition(
         Step("wait_for_predecessor", wait_for_predecessor, deadline_s=120.0, passed_by=True),
         Step("place", place, undo=release_target, deadline_s=30.0),
         Step("make_disk_anew", make_disk_anew, undo=drop_pulled_disks, deadline_s=3600.0, passed_by=True),
-        Step("restart", restart, undo=leave_target, deadline_s=60.0),
+        Step("restart", restart, undo=leave_target, deadline_s=60.0, commits=True),
+        Step(AWAIT_READY, await_ready, deadline_s=MOST_AWAITED_S),
     ),
     attempts=3,
+    begins_decided=True,
 )

@@ -1,8 +1,8 @@
 """Writes what a step led to: the operation, its instance or node, and what is held on nodes, in one transaction."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,17 +35,40 @@ class Recorder:
         self._holdings = Holdings(surroundings)
         self._node_locks: dict[str, asyncio.Lock] = {}
 
+    async def begin(
+        self, commit: Commit, subject: Stored[Any], operation: Operation, advance: Advance
+    ) -> Stored[Operation]:
+        """Create an operation on `subject` in one transaction with what `commit` and `advance` say; returns it.
+
+        Raises Conflict, StoreUnavailable, StoreIndefinite, and what `Holdings.compose` raises.
+        """
+        async with self._turns(advance):
+            key = keys.operation(operation.id)
+            await self._compose_subject(commit.create(key, operation), operation, advance, subject)
+            instance = subject.value if isinstance(subject.value, Instance) else None
+            try:
+                await self._holdings.compose(commit, operation, advance, instance, since=0)
+            except PlaceTaken as error:
+                raise Conflict(str(error)) from error
+            revision = await self._records.commit(commit)
+        return Stored(key, operation, revision, revision)
+
     async def write(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Stored[Operation]:
         """Replace the operation by `new` together with all that `advance` says; returns it as written.
 
         Waits while the store is away. A cancellation that came meanwhile is kept. Raises Superseded, Conflict when the
         place chosen was taken since, and what `Holdings.compose` raises.
         """
+        async with self._turns(advance):
+            return await self._write(stored, new, advance)
+
+    @asynccontextmanager
+    async def _turns(self, advance: Advance) -> AsyncIterator[None]:
+        """Two operations of this replica that change one node's allocation take turns instead of colliding."""
         async with AsyncExitStack() as stack:
-            # Two operations of this replica that change one node's allocation take turns instead of colliding.
             for node in sorted({advance.reserve_on, *advance.release_from} - {""}):
                 await stack.enter_async_context(self._node_locks.setdefault(node, asyncio.Lock()))
-            return await self._write(stored, new, advance)
+            yield
 
     async def _write(self, stored: Stored[Operation], new: Operation, advance: Advance) -> Stored[Operation]:
         pause_s = 0.05

@@ -14,6 +14,7 @@ import structlog
 
 from leeward import keys
 from leeward.errors import Conflict, LeewardError, StoreIndefinite, StoreUnavailable
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import Operation
 from leeward_controller.operations.context import Children, Progress, Surroundings
 from leeward_controller.operations.driver import Driver
@@ -68,10 +69,10 @@ class OperationRunner:
         await self._stop_all()
 
     @contextmanager
-    def submitting(self, operation_id: str) -> Iterator[None]:
-        """While a new operation of this replica is being written: it is driven by `drive`, not found as an orphan.
+    def _submitting(self, operation_id: str) -> Iterator[None]:
+        """While a new operation of this replica is being written: who writes it drives it, and it is no orphan.
 
-        When the block ends without `drive`, because the write's end is not known, it is claimed if it turns up.
+        When the block ends before it is driven, because the write's end is not known, it is claimed if it turns up.
         """
         self._being_written.add(operation_id)
         try:
@@ -91,12 +92,49 @@ class OperationRunner:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def drive(self, stored: Stored[Operation]) -> None:
+    async def begin(self, operation: Operation, commit: Commit) -> Operation:
+        """Write a new operation of this replica by `commit`, and drive it.
+
+        Raises Conflict, StoreUnavailable, StoreIndefinite.
+        """
+        with self._submitting(operation.id):
+            revision = await self._surroundings.records.commit(commit)
+            self._drive(Stored(keys.operation(operation.id), operation, revision, revision))
+        return operation
+
+    async def begin_decided(self, operation: Operation, commit: Commit, subject: Stored[Instance]) -> Operation:
+        """The same together with the operation's first choice; `commit` holds only what else is required.
+
+        Raises Conflict, StoreUnavailable, StoreIndefinite, and what the choosing step raises.
+        """
+        new = Stored(keys.operation(operation.id), operation, 0, 0)
+        decided, advance = await self._driver(new).decide(replace(subject.value, current_operation=operation.name))
+        if decided.phase.ended:
+            raise Conflict(f"there is nothing left to do for {operation.name}")
+        change = advance.instance or (lambda instance: instance)
+
+        def begun(instance: Instance) -> Instance:
+            return replace(change(instance), current_operation=operation.name)
+
+        with self._submitting(operation.id):
+            stored = await self._recorder.begin(commit, subject, decided, replace(advance, instance=begun))
+            self._drive(stored)
+        return decided
+
+    def _drive(self, stored: Stored[Operation]) -> None:
         """Drive an operation that this replica owns as of `stored`."""
         operation_id = stored.value.id
         if operation_id in self._tasks:
             return
-        driver = Driver(
+        driver = self._driver(stored)
+        self._drivers[operation_id] = driver
+        task = asyncio.ensure_future(self._run(driver))
+        self._tasks[operation_id] = task
+        task.add_done_callback(lambda _: self._forget(operation_id))
+
+    def _driver(self, stored: Stored[Operation]) -> Driver:
+        operation_id = stored.value.id
+        return Driver(
             stored,
             surroundings=self._surroundings,
             recorder=self._recorder,
@@ -104,10 +142,6 @@ class OperationRunner:
             tell_progress=lambda progress: self._tell(operation_id, progress),
             percent_of=lambda operation: percent_done(operation, self.progress.get(operation.id)),
         )
-        self._drivers[operation_id] = driver
-        task = asyncio.ensure_future(self._run(driver))
-        self._tasks[operation_id] = task
-        task.add_done_callback(lambda _: self._forget(operation_id))
 
     async def _run(self, driver: Driver) -> None:
         operation = driver.stored.value
@@ -186,7 +220,7 @@ class OperationRunner:
         try:
             revision = await self._surroundings.records.commit(self.owned(Commit().replace(stored, claimed)))
             log.info("operation.adopted", operation=operation.name, type=operation.type, step=operation.step)
-            self.drive(Stored(stored.key, claimed, revision, stored.create_revision))
+            self._drive(Stored(stored.key, claimed, revision, stored.create_revision))
         except Conflict as error:
             log.debug("operation.not_claimed", operation=operation.name, why=error.message)
         except (StoreUnavailable, StoreIndefinite) as error:

@@ -10,6 +10,8 @@ from leeward_controller.domain.node import Node, Reservation
 from leeward_controller.domain.operation import OperationType, Work
 from leeward_controller.operations.context import StepContext
 
+DONE = "done"
+
 
 @dataclass(frozen=True, slots=True)
 class Advance:
@@ -21,6 +23,8 @@ class Advance:
     `reserve_on` and `release_from` change what is held on nodes; a reservation is checked against what is there, and it
     is a Conflict when it comes too late. `put_image` is a new image's record, and `drop_image` names one whose record
     goes.
+
+    `outcome` is what the history says of the step, in words.
 
     An undo that finds its step done, and beyond taking back, says so by `is_done_after_all`: the operation then goes
     forward from there.
@@ -37,6 +41,7 @@ class Advance:
     put_image: Image | None = None
     drop_image: str = ""
     skip_rest: bool = False
+    outcome: str = DONE
     is_done_after_all: bool = False
 
     @property
@@ -71,12 +76,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One type of operation: its steps in order, and what happens when it cannot succeed."""
+    """One type of operation: its steps in order, and what happens when it cannot succeed.
+
+    One that `begins_decided` has a first step (behind those that are passed by) which only chooses, by what the replica
+    knows: it is taken before the operation is written, so that the choice is in the same transaction.
+    """
 
     type: OperationType
     steps: tuple[Step, ...]
     state_after_failure: InstanceState | None = None
     attempts: int = 1
+    begins_decided: bool = False
     names: dict[str, int] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:

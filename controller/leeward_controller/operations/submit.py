@@ -7,10 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
+
 from leeward import keys
 from leeward.agent.types import RebootMode
 from leeward.clock import Clock, Ids
-from leeward.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from leeward.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    LeewardError,
+    NotFound,
+    ResourceExhausted,
+    StoreIndefinite,
+    StoreUnavailable,
+)
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node
 from leeward_controller.domain.node_transitions import check_node_allowed
@@ -29,6 +41,8 @@ from leeward_controller.operations.definitions import DEFINITIONS
 from leeward_controller.operations.runner import OperationRunner
 from leeward_controller.operations.subject import Subject, operation_on
 from leeward_controller.records import INSTANCES, OPERATIONS, Commit, Records, Stored
+
+log = structlog.get_logger()
 
 _CREATE_ATTEMPTS = 20
 _CREATE_PAUSE_S = 0.02
@@ -73,7 +87,7 @@ class Submitter:
             attempts -= 1
             try:
                 async with self._gatekeeper.turn(instance):
-                    return await self._begin(operation, await self._creation(instance, operation))
+                    return await self._runner.begin(operation, await self._creation(instance, operation))
             except (Conflict, ResourceExhausted) as error:
                 if (earlier := await self._earlier(operation)) is not None:
                     return earlier
@@ -110,6 +124,14 @@ class Submitter:
         if (earlier := await self._earlier(operation)) is not None:
             return earlier
         running = await self.check(instance.value, wanted, arguments, admin=requester.admin)
+        if running is None and DEFINITIONS[wanted].begins_decided:
+            try:
+                return await self._runner.begin_decided(operation, self._required(operation, leader_epoch), instance)
+            except (StoreUnavailable, StoreIndefinite):
+                raise
+            except LeewardError as error:
+                # What stands against it is for the operation itself to tell, if it may be begun at all.
+                log.info("operation.begins_undecided", operation=operation.name, why=error.message)
         return await self._start(instance, instance.value, operation, running, leader_epoch=leader_epoch)
 
     async def submit_on_node(
@@ -120,13 +142,14 @@ class Submitter:
         requester: Requester,
         *,
         change: Callable[[Node], Node] = lambda node: node,
+        leader_epoch: int = 0,
     ) -> Operation:
         """The same on a node, which `change` makes what it is from the operation's beginning on. Raises the same."""
         operation = self._new(node.value, wanted, arguments, requester)
         if (earlier := await self._earlier(operation)) is not None:
             return earlier
         running = await self.check_node(node.value, wanted)
-        return await self._start(node, change(node.value), operation, running)
+        return await self._start(node, change(node.value), operation, running, leader_epoch=leader_epoch)
 
     async def begin_child(
         self, parent: Operation, instance: Stored[Instance], wanted: OperationType, arguments: Arguments, *, part: str
@@ -149,30 +172,29 @@ class Submitter:
         *,
         leader_epoch: int = 0,
     ) -> Operation:
-        commit = Commit()
+        commit = self._required(operation, leader_epoch)
         if running is not None:
             operation = replace(operation, predecessor=running.value.name)
             commit.replace(running, replace(running.value, cancel_requested=True))
-        self._runner.owned(commit.create(keys.operation(operation.id), operation))
+        commit.create(keys.operation(operation.id), operation)
         if isinstance(operation.arguments, ResizeArguments):
             await self._gatekeeper.admit_resize(commit, subject.value, operation.arguments.resources)
         commit.replace(subject, replace(changed, current_operation=operation.name))
-        if leader_epoch:
-            commit.alive(keys.LEADER, leader_epoch)
-        if isinstance(operation.arguments, EvacuateArguments) and operation.arguments.automatic:
-            commit.absent(keys.DISARM)
         try:
-            return await self._begin(operation, commit)
+            return await self._runner.begin(operation, commit)
         except Conflict:
             if (earlier := await self._earlier(operation)) is not None:
                 return earlier
             raise
 
-    async def _begin(self, operation: Operation, commit: Commit) -> Operation:
-        with self._runner.submitting(operation.id):
-            revision = await self._records.commit(commit)
-            self._runner.drive(Stored(keys.operation(operation.id), operation, revision, revision))
-        return operation
+    def _required(self, operation: Operation, leader_epoch: int) -> Commit:
+        """What must hold for an operation to begin: its owner and the leadership last, and failover is not disarmed."""
+        commit = self._runner.owned(Commit())
+        if leader_epoch:
+            commit.alive(keys.LEADER, leader_epoch)
+        if isinstance(operation.arguments, EvacuateArguments) and operation.arguments.automatic:
+            commit.absent(keys.DISARM)
+        return commit
 
     async def check(
         self, instance: Instance, wanted: OperationType, arguments: Arguments, *, admin: bool

@@ -13,6 +13,7 @@ from leeward_controller.domain.instance import (
     Instance,
     InstanceState,
     PlacementRules,
+    Readiness,
     Resources,
     RestartPriority,
     Storage,
@@ -26,6 +27,7 @@ from leeward_controller.services.creating_checks import (
     check_data_disks,
     check_group,
     check_placement,
+    check_readiness,
 )
 from leeward_controller.services.fitting import Fitting
 from leeward_controller.services.image_properties import firmware_of, machine_of
@@ -43,6 +45,7 @@ class NewInstance:
     labels: Mapping[str, str] = field(default_factory=dict)
     restart_on_failure: bool = True
     restart_priority: RestartPriority = RestartPriority.MEDIUM
+    readiness: Readiness | None = None
     cloud_init: CloudInit | None = None
     data_disks_gib: tuple[int, ...] = ()
     storage: Storage = Storage.ANY
@@ -85,6 +88,7 @@ class InstanceMaker:
         check_placement(checks, new.placement)
         check_cpu_model(checks, new.cpu_model)
         check_group(checks, new.group, project=project)
+        check_readiness(checks, new.readiness)
         checks.request_id(request_id)
         checks.done()
         return _Checked(names.instance_name(project, instance_id), flavor_id, new.image, node)
@@ -129,6 +133,7 @@ class InstanceMaker:
             labels=dict(new.labels),
             restart_on_failure=new.restart_on_failure,
             restart_priority=new.restart_priority,
+            readiness=new.readiness,
             storage=new.storage,
             data_disks_gib=new.data_disks_gib,
             machine=machine_of(image, field="instance.image"),

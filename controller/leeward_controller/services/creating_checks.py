@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from leeward import names
-from leeward.agent.types import CloudInit
-from leeward_controller.domain.instance import PlacementRules
+from leeward.agent.types import CloudInit, ProbeKind
+from leeward_controller.domain.instance import PlacementRules, Readiness
 from leeward_controller.scheduler.cpu import BASELINE
 from leeward_controller.services.checks import Checks
 
@@ -29,6 +29,9 @@ _SSH_KINDS = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
+_LEAST_READY_S = 1
+_MOST_READY_S = 600
+_ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}\Z")
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 
@@ -86,6 +89,21 @@ def check_group(checks: Checks, group: str, *, project: str) -> None:
     field = "instance.group"
     owner, _ = checks.parsed(lambda: names.project_group(group, field=field), (project, ""))
     checks.that(not project or owner == project, field, f"{group} is not in the instance's project {project!r}")
+
+
+def check_readiness(checks: Checks, readiness: Readiness | None) -> None:
+    """Note a port that is none, an address where none is meant, and a time that is out of bounds."""
+    if readiness is None:
+        return
+    field, probe = "instance.readiness", readiness.probe
+    if probe.kind is ProbeKind.TCP_PORT:
+        checks.between(probe.port, 1, 65_535, f"{field}.port")
+        address = "an address or a name of 1 to 253 characters of A-Z, a-z, 0-9 and '.:-'"
+        checks.that(bool(_ADDRESS.match(probe.host)), f"{field}.host", f"{probe.host!r} is not {address}")
+    else:
+        checks.that(not probe.host, f"{field}.host", "is only for PROBE_TCP_PORT")
+        checks.that(not probe.port, f"{field}.port", "is only for PROBE_TCP_PORT")
+    checks.between(readiness.timeout_s, _LEAST_READY_S, _MOST_READY_S, f"{field}.timeout", " s")
 
 
 def _is_bridge(name: str) -> bool:

@@ -89,6 +89,7 @@ def build_services(
     ids: Ids,
     deleted_retention_s: float = 0.0,
     headroom_policy: HeadroomPolicy | None = None,
+    gives_back: bool = False,
 ) -> Services:
     """Put the services together over the parts of a replica."""
     drain = Drain()
@@ -116,6 +117,7 @@ def build_services(
         fence=fence,
         policy=policy,
         clock=clock,
+        gives_back=gives_back,
     )
     return Services(
         instances=InstanceServices(
@@ -128,7 +130,13 @@ def build_services(
             history=HistoryService(records=records),
         ),
         nodes=NodeService(
-            records=records, nodes=nodes, operations=node_operations, moves=moves, watches=watches, clock=clock
+            records=records,
+            nodes=nodes,
+            operations=node_operations,
+            moves=moves,
+            watches=watches,
+            clock=clock,
+            gives_back=gives_back,
         ),
         node_operations=node_operations,
         images=ImageService(

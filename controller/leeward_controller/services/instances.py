@@ -8,13 +8,14 @@ from typing import TypeVar
 from leeward import keys, names
 from leeward.clock import Clock
 from leeward.errors import AlreadyExists, Conflict, NotFound
-from leeward_controller.domain.instance import Instance, RestartPriority
+from leeward_controller.domain.instance import Instance, Readiness, RestartPriority
 from leeward_controller.domain.operation import CreateArguments, OperationType
 from leeward_controller.domain.transitions import Immediate, check_lock, check_state
 from leeward_controller.operations.submit import Requester, Submitter
 from leeward_controller.records import INSTANCES, Commit, Records, Stored
 from leeward_controller.services.checks import Checks, check_etag
 from leeward_controller.services.creating import InstanceMaker, NewInstance
+from leeward_controller.services.creating_checks import check_readiness
 from leeward_controller.services.filters import Fields, parse_filter
 from leeward_controller.services.paging import Listing, PageRequest, list_page
 from leeward_controller.services.shown import Presenter, ShownOperation
@@ -44,11 +45,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class InstanceChanges:
-    """What to change of an instance; None leaves it as it is."""
+    """What to change of an instance; None leaves it as it is. A `readiness` of None can be meant, so a word says it."""
 
     labels: Mapping[str, str] | None = None
     restart_on_failure: bool | None = None
     restart_priority: RestartPriority | None = None
+    changes_readiness: bool = False
+    readiness: Readiness | None = None
 
 
 class InstanceService:
@@ -116,6 +119,7 @@ class InstanceService:
         checks = Checks()
         checks.parsed(lambda: names.project_instance(target.name, field="instance.name"), ("", ""))
         checks.labels(changes.labels or {}, "instance.labels")
+        check_readiness(checks, changes.readiness)
         checks.request_id(requester.request_id)
         checks.done()
 
@@ -128,6 +132,8 @@ class InstanceService:
                 instance = replace(instance, restart_on_failure=changes.restart_on_failure)
             if changes.restart_priority is not None:
                 instance = replace(instance, restart_priority=changes.restart_priority)
+            if changes.changes_readiness:
+                instance = replace(instance, readiness=changes.readiness)
             return instance
 
         return await self.change(target, change)

@@ -67,7 +67,9 @@ class NodeOperations:
         fence: Fence,
         policy: PlacementPolicy,
         clock: Clock,
+        gives_back: bool,
     ) -> None:
+        """`gives_back` as in `NodeService`."""
         self._records = records
         self._nodes = nodes
         self._view = view
@@ -76,6 +78,7 @@ class NodeOperations:
         self._fence = fence
         self._policy = policy
         self._clock = clock
+        self._gives_back = gives_back
 
     async def drain(
         self,
@@ -183,16 +186,17 @@ class NodeOperations:
 
         Raises InvalidArgument, NotFound, WrongState, OperationRunning, Conflict (etag).
         """
-        change = partial(back_in_service, now=self._clock.now())
+        change = partial(back_in_service, now=self._clock.now(), gives_back=self._gives_back)
 
         async def begin(stored: Stored[Node]) -> None:
             away = stored.value.moved_away
+            begun = partial(_with_nothing_away, change)
             if target.validate_only:
                 change(stored.value)
             elif away:
                 arguments = BringBackArguments(away)
                 await self._submitter.submit_on_node(
-                    stored, OperationType.BRING_BACK, arguments, requester, change=change
+                    stored, OperationType.BRING_BACK, arguments, requester, change=begun
                 )
             elif (new := change(stored.value)) != stored.value:
                 await self._records.commit(Commit().replace(stored, new))
@@ -278,12 +282,20 @@ def _check_in_service(node: Node) -> None:
         )
 
 
-def back_in_service(node: Node, *, now: datetime) -> Node:
-    """A node that takes instances again. Raises OperationRunning while it is drained."""
+def _with_nothing_away(change: Change, node: Node) -> Node:
+    return replace(change(node), moved_away=())
+
+
+def back_in_service(node: Node, *, now: datetime, gives_back: bool) -> Node:
+    """A node that takes instances again. Raises OperationRunning while it is drained.
+
+    What was drained off it is forgotten, and what failover took from it as well unless policy `gives_back` that.
+    """
     if node.duty is NodeDuty.DRAINING:
         is_drill = node.cordon_reason == DRILL_REASON
         raise running_on(node, OperationType.DRILL_NODE if is_drill else OperationType.DRAIN_NODE)
-    node = replace(with_duty(node, NodeDuty.IN_SERVICE, reason=""), moved_away=())
+    returning = tuple(each for each in node.moved_away if gives_back and each.restarted_on)
+    node = replace(with_duty(node, NodeDuty.IN_SERVICE, reason=""), moved_away=returning)
     if node.condition is not NodeCondition.QUARANTINED:
         return node
     return with_condition(node, NodeCondition.READY, "released from quarantine by an operator", now=now)

@@ -52,13 +52,16 @@ class NodeService:
         moves: InstanceMoves,
         watches: Watches,
         clock: Clock,
+        gives_back: bool,
     ) -> None:
+        """`gives_back`: what failover took from a node returns by itself, so an uncordon does not forget it."""
         self._records = records
         self._nodes = nodes
         self._operations = operations
         self._moves = moves
         self._watches = watches
         self._clock = clock
+        self._gives_back = gives_back
 
     async def get(self, name: str) -> ShownNode:
         """One node and all that belongs to it, as it is now. Raises InvalidArgument, NotFound."""
@@ -111,7 +114,7 @@ class NodeService:
         """
         if bring_back:
             return await self._operations.bring_back(target, requester)
-        change = partial(back_in_service, now=self._clock.now())
+        change = partial(back_in_service, now=self._clock.now(), gives_back=self._gives_back)
         return await self._change(target, requester.request_id, Checks(), change)
 
     async def attest_fenced(self, target: Target, requester: Requester, *, boot_id: str, evidence: str) -> FenceProof:

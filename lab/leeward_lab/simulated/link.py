@@ -14,6 +14,7 @@ from leeward.agent.types import (
     Caller,
     ConsoleChunk,
     DiskFormat,
+    GuestProbe,
     GuestSpec,
     GuestStatus,
     ImageFile,
@@ -235,6 +236,9 @@ class LinkedAgent:
 
     async def start_guest(self, caller: Caller, *, spec: GuestSpec, paused: bool = False) -> GuestStatus:
         return await self._call("start_guest", lambda agent: agent.start_guest(caller, spec=spec, paused=paused))
+
+    async def probe_guest(self, *, uid: str, probe: GuestProbe) -> str:
+        return await self._call("probe_guest", lambda agent: agent.probe_guest(uid=uid, probe=probe))
 
     async def stop_guest(self, caller: Caller, *, uid: str, grace_period_s: float) -> GuestStatus:
         return await self._call(

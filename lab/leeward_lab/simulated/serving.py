@@ -47,6 +47,7 @@ def services_of(cluster: SimulatedCluster, core: ControllerCore, peers: Peers) -
         policy=core.policy.placement,
         deleted_retention_s=core.policy.deleted_retention_s,
         headroom_policy=core.policy.headroom,
+        gives_back=core.policy.give_back.enabled,
         clock=cluster.clock,
         ids=cluster.ids,
     )

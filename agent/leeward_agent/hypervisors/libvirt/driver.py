@@ -11,11 +11,13 @@ import structlog
 
 from leeward.agent.types import (
     CpuReport,
+    GuestProbe,
     GuestSpec,
     GuestState,
     GuestStatus,
     MigrationLimits,
     MigrationProgress,
+    ProbeKind,
     RebootMode,
 )
 from leeward.clock import Clock
@@ -28,6 +30,7 @@ from leeward_agent.hypervisors.libvirt.domain_xml import Accelerator, Platform, 
 from leeward_agent.hypervisors.libvirt.events import EventHub, Subscription
 from leeward_agent.hypervisors.libvirt.guest_jobs import GuestJobs
 from leeward_agent.hypervisors.libvirt.migrations import LibvirtMigrations
+from leeward_agent.hypervisors.libvirt.probes import connect_tcp, ping_agent
 from leeward_agent.hypervisors.libvirt.status import (
     Observed,
     absent,
@@ -42,6 +45,7 @@ DEFAULT_URI = "qemu:///system"
 # libvirtd runs at most twenty calls at a time (`max_workers`), for all of its clients.
 _CALLS_AT_A_TIME = 4
 QUERY_DEADLINE_S = 10.0
+PROBE_DEADLINE_S = 10.0
 # libvirt itself gives up waiting for a guest's job lock after 30 s.
 ACTION_DEADLINE_S = 35.0
 START_DEADLINE_S = 90.0
@@ -152,6 +156,14 @@ class LibvirtHypervisor:
             return False
         finally:
             self._events.unwatch_reboot(uid, rebooted)
+
+    async def probe(self, uid: str, probe: GuestProbe) -> str:
+        """Why the guest does not answer; nothing when it does."""
+        if probe.kind is ProbeKind.TCP_PORT:
+            return await connect_tcp(probe.host, probe.port)
+        return await self._jobs.call(
+            f"ping the agent of guest {uid}", lambda it: ping_agent(it, uid), deadline_s=PROBE_DEADLINE_S
+        )
 
     async def pause(self, uid: str) -> None:
         """Halt its processors. No error when they are."""

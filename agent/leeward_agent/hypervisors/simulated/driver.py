@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leeward.agent.types import (
+    GuestProbe,
     GuestSpec,
     GuestState,
     GuestStatus,
@@ -117,6 +118,11 @@ class SimulatedHypervisor:
             return False
         finally:
             self._host.unwatch_reboot(uid, rebooted)
+
+    async def probe(self, uid: str, probe: GuestProbe) -> str:
+        """Why the guest does not answer; one answers a while after it has booted, at any port."""
+        await self._reach(f"probe guest {uid}")
+        return self._host.silence(self._active(f"probe guest {uid}", uid), probe)
 
     async def pause(self, uid: str) -> None:
         """Halt its processors. No error when they are."""

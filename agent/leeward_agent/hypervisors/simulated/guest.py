@@ -12,6 +12,7 @@ class SimulatedTiming:
     """How long things take, and how fast memory moves and changes."""
 
     start_s: float = 0.05
+    answer_s: float = 2.0  # From boot to the guest's agent, and its ports, answering.
     shutdown_s: float = 0.1  # From the power button to the guest being off.
     tick_s: float = 1.0  # Between two lines on the console.
     prepare_s: float = 0.05

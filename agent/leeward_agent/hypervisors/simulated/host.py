@@ -11,11 +11,13 @@ from typing import Any, Protocol, TypeVar
 
 from leeward.agent.types import (
     CpuReport,
+    GuestProbe,
     GuestSpec,
     GuestState,
     GuestStatus,
     MigrationPhase,
     MigrationProgress,
+    ProbeKind,
     StopCause,
 )
 from leeward.clock import Clock
@@ -99,9 +101,9 @@ class SimulatedHost:
 
     With `writes_files`, guests print on their console file and count their boots beside their disk. The attributes
     `start_error`, `job_error` (suspending, waking, backups), `migration_errors`, `unresponsive`, `ignores_acpi`,
-    `without_agent` (guests that cannot be quiesced) and `loses_switch_answer` (guests that migrate here are let run,
-    and their source does not hear of it) make things fail, until reset. `dirty_mib_s` says by uid how fast a guest
-    changes its memory, where that is not as `timing` has it.
+    `without_agent` (guests that cannot be quiesced), `silent` (guests that answer no probe) and `loses_switch_answer`
+    (guests that migrate here are let run, and their source does not hear of it) make things fail, until reset.
+    `dirty_mib_s` says by uid how fast a guest changes its memory, where that is not as `timing` has it.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class SimulatedHost:
         self.unresponsive = False
         self.ignores_acpi: set[str] = set()
         self.without_agent: set[str] = set()
+        self.silent: set[str] = set()
         self.start_error = ""
         self.job_error = ""
         self.loses_switch_answer = False
@@ -196,6 +199,16 @@ class SimulatedHost:
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
+
+    def silence(self, guest: SimulatedGuest, probe: GuestProbe) -> str:
+        """Why a guest does not answer; nothing when it does."""
+        uid = guest.spec.uid
+        booting = self.clock.monotonic_s() - guest.booted_s < self.timing.answer_s
+        if booting or uid in self.silent:
+            return "it is still booting" if booting else "nothing answers"
+        if probe.kind is ProbeKind.GUEST_AGENT and uid in self.without_agent:
+            return "its guest agent is not connected"
+        return ""
 
     async def start(self, spec: GuestSpec, *, disks: GuestDisks, console: ConsoleFiles, paused: bool) -> None:
         """Define and boot, unless active."""

@@ -313,6 +313,30 @@ TUNNEL_TARGET_DISK: TunnelTarget.ValueType  # 3
 """The guest's disks: the socket on which the destination's QEMU takes them, by NBD."""
 Global___TunnelTarget: _TypeAlias = TunnelTarget  # noqa: Y015
 
+class _ProbeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProbeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProbeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROBE_KIND_UNSPECIFIED: _ProbeKind.ValueType  # 0
+    """Never sent."""
+    PROBE_KIND_GUEST_AGENT: _ProbeKind.ValueType  # 1
+    """Its guest agent answers."""
+    PROBE_KIND_TCP_PORT: _ProbeKind.ValueType  # 2
+    """A TCP port takes connections."""
+
+class ProbeKind(_ProbeKind, metaclass=_ProbeKindEnumTypeWrapper):
+    """What tells that a guest is ready."""
+
+PROBE_KIND_UNSPECIFIED: ProbeKind.ValueType  # 0
+"""Never sent."""
+PROBE_KIND_GUEST_AGENT: ProbeKind.ValueType  # 1
+"""Its guest agent answers."""
+PROBE_KIND_TCP_PORT: ProbeKind.ValueType  # 2
+"""A TCP port takes connections."""
+Global___ProbeKind: _TypeAlias = ProbeKind  # noqa: Y015
+
 @_typing.final
 class Caller(_message.Message):
     """Who asks, and by what right: idempotency key and fencing token of a mutating call."""
@@ -2786,6 +2810,86 @@ class InjectNmiResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InjectNmiResponse: _TypeAlias = InjectNmiResponse  # noqa: Y015
+
+@_typing.final
+class GuestProbe(_message.Message):
+    """One way to ask a guest whether it is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    kind: Global___ProbeKind.ValueType
+    """What is looked at."""
+    host: _builtins.str
+    """Where the port is: an address or a name, as the guest's host reaches it."""
+    port: _builtins.int
+    """The port."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ProbeKind.ValueType = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "kind", b"kind", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuestProbe: _TypeAlias = GuestProbe  # noqa: Y015
+
+@_typing.final
+class ProbeGuestRequest(_message.Message):
+    """Request of ProbeGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """The instance's uid."""
+    @_builtins.property
+    def probe(self) -> Global___GuestProbe:
+        """How to ask."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        probe: Global___GuestProbe | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeGuestRequest: _TypeAlias = ProbeGuestRequest  # noqa: Y015
+
+@_typing.final
+class ProbeGuestResponse(_message.Message):
+    """Response of ProbeGuest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SILENT_BECAUSE_FIELD_NUMBER: _builtins.int
+    silent_because: _builtins.str
+    """Why it does not answer, in words; empty when it does."""
+    def __init__(
+        self,
+        *,
+        silent_because: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["silent_because", b"silent_because"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeGuestResponse: _TypeAlias = ProbeGuestResponse  # noqa: Y015
 
 @_typing.final
 class RemoveGuestRequest(_message.Message):

@@ -191,6 +191,11 @@ class AgentServiceStub:
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.SerializeToString,
                 response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.FromString,
                 _registered_method=True)
+        self.ProbeGuest = channel.unary_unary(
+                '/leeward.agent.v1.AgentService/ProbeGuest',
+                request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestRequest.SerializeToString,
+                response_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestResponse.FromString,
+                _registered_method=True)
         self.RemoveGuest = channel.unary_unary(
                 '/leeward.agent.v1.AgentService/RemoveGuest',
                 request_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.RemoveGuestRequest.SerializeToString,
@@ -458,6 +463,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProbeGuest(self, request, context):
+        """Look once whether a guest that runs here answers. A guest that does not is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveGuest(self, request, context):
         """Kill it if it runs and forget its definition. The disk stays. No error when absent.
         """
@@ -670,6 +682,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.InjectNmi,
                     request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.FromString,
                     response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.SerializeToString,
+            ),
+            'ProbeGuest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProbeGuest,
+                    request_deserializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestRequest.FromString,
+                    response_serializer=leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestResponse.SerializeToString,
             ),
             'RemoveGuest': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveGuest,
@@ -1546,6 +1563,33 @@ class AgentService:
             '/leeward.agent.v1.AgentService/InjectNmi',
             leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiRequest.SerializeToString,
             leeward_dot_agent_dot_v1_dot_agent__pb2.InjectNmiResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeGuest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/leeward.agent.v1.AgentService/ProbeGuest',
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestRequest.SerializeToString,
+            leeward_dot_agent_dot_v1_dot_agent__pb2.ProbeGuestResponse.FromString,
             options,
             channel_credentials,
             insecure,

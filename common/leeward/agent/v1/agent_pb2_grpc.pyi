@@ -118,6 +118,8 @@ class AgentServiceStub:
     """Delete the memory file of a suspended guest. No error when absent."""
     InjectNmi: _grpc.UnaryUnaryMultiCallable[_agent_pb2.InjectNmiRequest, _agent_pb2.InjectNmiResponse]
     """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
+    ProbeGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ProbeGuestRequest, _agent_pb2.ProbeGuestResponse]
+    """Look once whether a guest that runs here answers. A guest that does not is no error."""
     RemoveGuest: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RemoveGuestRequest, _agent_pb2.RemoveGuestResponse]
     """Kill it if it runs and forget its definition. The disk stays. No error when absent."""
     DeleteDisk: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteDiskRequest, _agent_pb2.DeleteDiskResponse]
@@ -227,6 +229,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Delete the memory file of a suspended guest. No error when absent."""
     InjectNmi: _aio.UnaryUnaryMultiCallable[_agent_pb2.InjectNmiRequest, _agent_pb2.InjectNmiResponse]  # type: ignore[assignment]
     """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
+    ProbeGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.ProbeGuestRequest, _agent_pb2.ProbeGuestResponse]  # type: ignore[assignment]
+    """Look once whether a guest that runs here answers. A guest that does not is no error."""
     RemoveGuest: _aio.UnaryUnaryMultiCallable[_agent_pb2.RemoveGuestRequest, _agent_pb2.RemoveGuestResponse]  # type: ignore[assignment]
     """Kill it if it runs and forget its definition. The disk stays. No error when absent."""
     DeleteDisk: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteDiskRequest, _agent_pb2.DeleteDiskResponse]  # type: ignore[assignment]
@@ -519,6 +523,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.InjectNmiResponse, _abc.Awaitable[_agent_pb2.InjectNmiResponse]]:
         """Send the guest a non-maskable interrupt, by which guests write their crash dump."""
+
+    @_abc_1.abstractmethod
+    def ProbeGuest(
+        self,
+        request: _agent_pb2.ProbeGuestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ProbeGuestResponse, _abc.Awaitable[_agent_pb2.ProbeGuestResponse]]:
+        """Look once whether a guest that runs here answers. A guest that does not is no error."""
 
     @_abc_1.abstractmethod
     def RemoveGuest(

@@ -351,6 +351,64 @@ class PlacementRules(_message.Message):
 Global___PlacementRules: _TypeAlias = PlacementRules  # noqa: Y015
 
 @_typing.final
+class GuestProbe(_message.Message):
+    """One way to ask a guest whether it is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Name of a ProbeKind."""
+    host: _builtins.str
+    """Where the port is."""
+    port: _builtins.int
+    """The port."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "kind", b"kind", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuestProbe: _TypeAlias = GuestProbe  # noqa: Y015
+
+@_typing.final
+class Readiness(_message.Message):
+    """When a restarted instance counts as ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    timeout_s: _builtins.float
+    """For how long it is waited for."""
+    @_builtins.property
+    def probe(self) -> Global___GuestProbe:
+        """What tells it."""
+
+    def __init__(
+        self,
+        *,
+        probe: Global___GuestProbe | None = ...,
+        timeout_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Readiness: _TypeAlias = Readiness  # noqa: Y015
+
+@_typing.final
 class CloudInit(_message.Message):
     """What a guest is told at its first boot."""
 
@@ -438,6 +496,7 @@ class Instance(_message.Message):
     SHELF_FIELD_NUMBER: _builtins.int
     DELETION_FIELD_NUMBER: _builtins.int
     RESTART_PRIORITY_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     uid: _builtins.str
@@ -534,6 +593,10 @@ class Instance(_message.Message):
     def deletion(self) -> Global___Deletion:
         """Set while SOFT_DELETED."""
 
+    @_builtins.property
+    def readiness(self) -> Global___Readiness:
+        """When it counts as ready after a failover; absent: as soon as it runs."""
+
     def __init__(
         self,
         *,
@@ -571,10 +634,11 @@ class Instance(_message.Message):
         shelf: Global___Shelf | None = ...,
         deletion: Global___Deletion | None = ...,
         restart_priority: _builtins.str = ...,
+        readiness: Global___Readiness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "create_time", b"create_time", "deletion", b"deletion", "last_boot_time", b"last_boot_time", "lock", b"lock", "placement", b"placement", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "shelf", b"shelf", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "create_time", b"create_time", "deletion", b"deletion", "last_boot_time", b"last_boot_time", "lock", b"lock", "placement", b"placement", "readiness", b"readiness", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "shelf", b"shelf", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "deletion", b"deletion", "fault", b"fault", "firmware", b"firmware", "flavor", b"flavor", "group", b"group", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "machine", b"machine", "name", b"name", "nics", b"nics", "node", b"node", "placement", b"placement", "pool_id", b"pool_id", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelf", b"shelf", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_init", b"cloud_init", "cpu_model", b"cpu_model", "create_time", b"create_time", "created_by", b"created_by", "current_operation", b"current_operation", "data_disks_gib", b"data_disks_gib", "deletion", b"deletion", "fault", b"fault", "firmware", b"firmware", "flavor", b"flavor", "group", b"group", "image", b"image", "image_digest", b"image_digest", "image_format", b"image_format", "labels", b"labels", "last_boot_time", b"last_boot_time", "lock", b"lock", "machine", b"machine", "name", b"name", "nics", b"nics", "node", b"node", "placement", b"placement", "pool_id", b"pool_id", "readiness", b"readiness", "rescue", b"rescue", "resize", b"resize", "resources", b"resources", "restart_on_failure", b"restart_on_failure", "restart_priority", b"restart_priority", "run_epoch", b"run_epoch", "shelf", b"shelf", "state", b"state", "storage", b"storage", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -774,25 +838,29 @@ Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
 
 @_typing.final
 class MovedAway(_message.Message):
-    """An instance that a drain moved away."""
+    """An instance that a drain moved away, or that was restarted elsewhere when its node died."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_FIELD_NUMBER: _builtins.int
     INSTANCE_UID_FIELD_NUMBER: _builtins.int
+    RESTARTED_ON_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """Resource name."""
     instance_uid: _builtins.str
     """Its uid."""
+    restarted_on: _builtins.str
+    """Id of the node where it was restarted; empty after a drain."""
     def __init__(
         self,
         *,
         instance: _builtins.str = ...,
         instance_uid: _builtins.str = ...,
+        restarted_on: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "instance_uid", b"instance_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "instance_uid", b"instance_uid", "restarted_on", b"restarted_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -868,7 +936,7 @@ class Node(_message.Message):
 
     @_builtins.property
     def moved_away(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedAway]:
-        """What was drained off it since it was last uncordoned."""
+        """What has left it by a drain or a failover since it was last uncordoned."""
 
     def __init__(
         self,
@@ -3143,6 +3211,7 @@ class FailoverGuest(_message.Message):
     ENDED_S_FIELD_NUMBER: _builtins.int
     RESTART_S_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    READY_S_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """Resource name of the instance."""
     instance_uid: _builtins.str
@@ -3162,7 +3231,9 @@ class FailoverGuest(_message.Message):
     restart_s: _builtins.float
     """How long its new node took to start it."""
     error: _builtins.str
-    """Why its last try failed."""
+    """Why its last try failed, or why it was not ready in time."""
+    ready_s: _builtins.float
+    """How long it then took until it was ready."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """When the first try began."""
@@ -3186,21 +3257,26 @@ class FailoverGuest(_message.Message):
         ended_s: _builtins.float | None = ...,
         restart_s: _builtins.float | None = ...,
         error: _builtins.str = ...,
+        ready_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "restart_s", b"restart_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_ready_s", b"_ready_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "ready_s", b"ready_s", "restart_s", b"restart_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "restart_s", b"restart_s", "to_node", b"to_node", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s", "_ended_s", b"_ended_s", "_ready_s", b"_ready_s", "_restart_s", b"_restart_s", "begin_time", b"begin_time", "begun_s", b"begun_s", "end_time", b"end_time", "ended_s", b"ended_s", "error", b"error", "instance", b"instance", "instance_uid", b"instance_uid", "operation", b"operation", "outcome", b"outcome", "ready_s", b"ready_s", "restart_s", b"restart_s", "to_node", b"to_node", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__begun_s: _TypeAlias = _typing.Literal["begun_s"]  # noqa: Y015
     _WhichOneofArgType__begun_s: _TypeAlias = _typing.Literal["_begun_s", b"_begun_s"]  # noqa: Y015
     _WhichOneofReturnType__ended_s: _TypeAlias = _typing.Literal["ended_s"]  # noqa: Y015
     _WhichOneofArgType__ended_s: _TypeAlias = _typing.Literal["_ended_s", b"_ended_s"]  # noqa: Y015
+    _WhichOneofReturnType__ready_s: _TypeAlias = _typing.Literal["ready_s"]  # noqa: Y015
+    _WhichOneofArgType__ready_s: _TypeAlias = _typing.Literal["_ready_s", b"_ready_s"]  # noqa: Y015
     _WhichOneofReturnType__restart_s: _TypeAlias = _typing.Literal["restart_s"]  # noqa: Y015
     _WhichOneofArgType__restart_s: _TypeAlias = _typing.Literal["_restart_s", b"_restart_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__begun_s) -> _WhichOneofReturnType__begun_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_s) -> _WhichOneofReturnType__ended_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ready_s) -> _WhichOneofReturnType__ready_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__restart_s) -> _WhichOneofReturnType__restart_s | None: ...
 

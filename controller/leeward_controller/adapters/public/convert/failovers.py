@@ -69,6 +69,7 @@ def _guest_to_wire(guest: FailoverGuest) -> pb.FailoverGuest:
             "begin_duration": guest.begun_s,
             "end_duration": guest.ended_s,
             "restart_duration": guest.restart_s,
+            "ready_duration": guest.ready_s,
         },
     )
     return message

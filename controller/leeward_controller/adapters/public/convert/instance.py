@@ -4,9 +4,9 @@ from leeward.agent.types import ConsoleChunk
 from leeward.v1 import instance_pb2 as pb
 from leeward.v1 import instance_service_pb2 as service_pb
 from leeward.v1 import operation_pb2
-from leeward_controller.adapters.public.convert.values import step_to_wire, timestamp, watch_event_type
+from leeward_controller.adapters.public.convert.values import duration, step_to_wire, timestamp, watch_event_type
 from leeward_controller.domain.cluster import InstanceEvent
-from leeward_controller.domain.instance import Instance, PlacementRules, Resize, Storage
+from leeward_controller.domain.instance import Instance, PlacementRules, Readiness, Resize, Storage
 from leeward_controller.records import INSTANCES, Stored
 from leeward_controller.services.paging import Listing
 from leeward_controller.services.watches import WatchEvent
@@ -69,6 +69,8 @@ def _add_wishes(instance: Instance, message: pb.Instance) -> None:
         message.placement.preferred_labels.update(instance.placement.preferred_labels)
     message.cpu_model = instance.cpu_model
     message.group = instance.group
+    if instance.readiness is not None:
+        message.readiness.CopyFrom(_readiness_to_wire(instance.readiness))
 
 
 def _add_times_and_lock(instance: Instance, message: pb.Instance) -> None:
@@ -81,6 +83,16 @@ def _add_times_and_lock(instance: Instance, message: pb.Instance) -> None:
     if instance.lock is not None:
         lock = instance.lock
         message.lock.CopyFrom(pb.InstanceLock(reason=lock.reason, locker=lock.locker, lock_time=timestamp(lock.time)))
+
+
+def _readiness_to_wire(readiness: Readiness) -> pb.Readiness:
+    probe = readiness.probe
+    return pb.Readiness(
+        probe=pb.Readiness.Probe.Value(f"PROBE_{probe.kind.name}"),
+        host=probe.host,
+        port=probe.port,
+        timeout=duration(readiness.timeout_s),
+    )
 
 
 def _resize_to_wire(resize: Resize) -> pb.InstanceResize:

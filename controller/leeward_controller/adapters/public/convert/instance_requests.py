@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from leeward.agent.types import CloudInit, Escalation, RebootMode
+from leeward.agent.types import CloudInit, Escalation, GuestProbe, ProbeKind, RebootMode
 from leeward.errors import InvalidArgument
 from leeward.v1 import instance_pb2 as pb
 from leeward.v1 import instance_service_pb2 as service_pb
 from leeward_controller.adapters.public.convert.values import masked, seconds
-from leeward_controller.domain.instance import PlacementRules, RestartPriority, Storage
+from leeward_controller.domain.instance import PlacementRules, Readiness, RestartPriority, Storage
 from leeward_controller.services.creating import NewInstance
 from leeward_controller.services.instance_moves import LiveMigrationWish
 from leeward_controller.services.instances import InstanceChanges
 
 T = TypeVar("T")
 
-_CHANGEABLE = ("labels", "restart_on_failure", "restart_priority")
+_CHANGEABLE = ("labels", "restart_on_failure", "restart_priority", "readiness")
 _STORAGES: dict[int, Storage] = {
     pb.STORAGE_UNSPECIFIED: Storage.ANY,
     pb.STORAGE_SHARED: Storage.SHARED,
@@ -28,6 +28,10 @@ _PRIORITIES: dict[int, RestartPriority] = {
     pb.RESTART_PRIORITY_MEDIUM: RestartPriority.MEDIUM,
     pb.RESTART_PRIORITY_LOW: RestartPriority.LOW,
     pb.RESTART_PRIORITY_LOWEST: RestartPriority.LOWEST,
+}
+_PROBES: dict[int, ProbeKind] = {
+    pb.Readiness.PROBE_GUEST_AGENT: ProbeKind.GUEST_AGENT,
+    pb.Readiness.PROBE_TCP_PORT: ProbeKind.TCP_PORT,
 }
 _REBOOT_MODES: dict[int, RebootMode] = {
     service_pb.REBOOT_MODE_UNSPECIFIED: RebootMode.SOFT,
@@ -44,7 +48,7 @@ _ESCALATIONS: dict[int, Escalation] = {
 
 
 def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
-    """What a client asks to launch. Raises InvalidArgument for a kind of storage or a priority that is not known."""
+    """What a client asks to launch. Raises InvalidArgument for a word that is not known."""
     wanted = request.instance
     return NewInstance(
         parent=request.parent,
@@ -55,6 +59,7 @@ def new_instance(request: service_pb.CreateInstanceRequest) -> NewInstance:
         labels=dict(wanted.labels),
         restart_on_failure=wanted.restart_on_failure if wanted.HasField("restart_on_failure") else True,
         restart_priority=_priority(wanted),
+        readiness=_readiness(wanted),
         cloud_init=_cloud_init(wanted),
         data_disks_gib=tuple(wanted.data_disks_gib),
         storage=_known(_STORAGES, wanted.storage, "instance.storage", "STORAGE_SHARED, STORAGE_LOCAL"),
@@ -77,6 +82,8 @@ def changes_of(request: service_pb.UpdateInstanceRequest) -> InstanceChanges:
         labels,
         restarted if "restart_on_failure" in paths else None,
         _priority(wanted) if "restart_priority" in paths else None,
+        changes_readiness="readiness" in paths,
+        readiness=_readiness(wanted),
     )
 
 
@@ -100,6 +107,16 @@ def live_migration(request: service_pb.LiveMigrateInstanceRequest) -> LiveMigrat
 def _priority(wanted: pb.Instance) -> RestartPriority:
     allowed = ", ".join(f"RESTART_PRIORITY_{each.name}" for each in RestartPriority)
     return _known(_PRIORITIES, wanted.restart_priority, "instance.restart_priority", allowed)
+
+
+def _readiness(wanted: pb.Instance) -> Readiness | None:
+    if not wanted.HasField("readiness"):
+        return None
+    given = wanted.readiness
+    kind = _known(_PROBES, given.probe, "instance.readiness.probe", "PROBE_GUEST_AGENT, PROBE_TCP_PORT")
+    timeout_s = seconds(given, "timeout")
+    probe = GuestProbe(kind, given.host, given.port)
+    return Readiness(probe) if timeout_s is None else Readiness(probe, timeout_s)
 
 
 def _cloud_init(wanted: pb.Instance) -> CloudInit | None:
