@@ -79,7 +79,11 @@ class Agent(MemoryVerbs, DiskVerbs, SnapshotVerbs, ImageVerbs, ConsoleVerbs, Inv
         )
 
     async def _report(self, pool: Pool) -> PoolReport:
-        return replace(await pool.report(), shared=self._vitals.is_shared(pool.pool_id))
+        report = await pool.report()
+        # To a hundredth: each report that differs is a write to etcd, which all controllers hear of.
+        step_gib = max(1, report.capacity_gib // 100)
+        available_gib = report.available_gib // step_gib * step_gib
+        return replace(report, available_gib=available_gib, shared=self._vitals.is_shared(pool.pool_id))
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:
         return await self._vitals.observe_slots()

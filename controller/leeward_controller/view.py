@@ -79,7 +79,8 @@ class Lease:
 class ClusterView:
     """All records that decisions need, by key; each a `Stored`. Read-only for everybody else.
 
-    `promised_gib` is the disk that all nodes' allocations together hold, by pool.
+    `promised_gib` is the disk that all nodes' allocations together hold, by pool. `unfinished` are those operations
+    that have not ended.
     """
 
     def __init__(self, *, store: Store, codec: Codec, clock: Clock) -> None:
@@ -102,6 +103,7 @@ class ClusterView:
         self._topology = 0
         self._derived: dict[Callable[[ClusterView], Any], tuple[int, Any]] = {}
         self.promised_gib: Counter[str] = Counter()
+        self.unfinished: dict[str, Stored[Operation]] = {}
 
     @property
     def instances(self) -> dict[str, Stored[Instance]]:
@@ -280,6 +282,7 @@ class ClusterView:
         self.leases.clear()
         self._by_node.clear()
         self.promised_gib.clear()
+        self.unfinished.clear()
         self._topology += 1
         self.leader = None
         for kv in items:
@@ -333,6 +336,8 @@ class ClusterView:
             self.promised_gib.subtract(before.value.disk_gib_by_pool)
         if kind is INSTANCES and before is not None:
             self._by_node.get(before.value.node, set()).discard(change.key)
+        if kind is OPERATIONS:
+            self.unfinished.pop(change.key, None)
         if change.value is None:
             self._tell(change.key, change.mod_revision, None)
             return
@@ -345,6 +350,8 @@ class ClusterView:
         self._tell(change.key, change.mod_revision, stored)
         if kind is ALLOCATIONS:
             self.promised_gib.update(value.disk_gib_by_pool)
+        if kind is OPERATIONS and not value.phase.ended:
+            self.unfinished[change.key] = stored
         if kind is INSTANCES and value.node:
             self._by_node.setdefault(value.node, set()).add(change.key)
 

@@ -96,8 +96,8 @@ class StorageHeartbeat:
         found = next((slot for slot in slots if slot.node == self._node), None)
         if found is None or found.boot_id == self._boot_id:
             return True
-        self._other = sighted(self._other, found, began_s=began_s, ended_s=self._clock.monotonic_s())
-        return self._other.last_s - self._other.first_s >= self._quiet_s
+        self._other = sighted(self._other, found, ended_s=self._clock.monotonic_s())
+        return self._other.silent_s(began_s) >= self._quiet_s
 
     def _note(self, trouble: str) -> None:
         if trouble and not self._trouble:
@@ -109,18 +109,22 @@ class StorageHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One node's slot, and the span in which it was seen unchanged: after its first reading, before its last."""
+    """One node's slot, and since when it is known to be unchanged: the end of the reading that found it first."""
 
     slot: Slot
-    first_s: float
-    last_s: float
+    since_s: float
+
+    def silent_s(self, read_s: float) -> float:
+        """For how long it was seen unchanged, when the last reading that found it began at `read_s`."""
+        return max(0.0, read_s - self.since_s)
 
 
-def sighted(before: Sighting | None, slot: Slot, *, began_s: float, ended_s: float) -> Sighting:
-    """After a reading of the pool that went from `began_s` to `ended_s` and found `slot`."""
-    if before is None or before.slot != slot:
-        return Sighting(slot=slot, first_s=ended_s, last_s=ended_s)
-    return Sighting(slot=slot, first_s=before.first_s, last_s=max(before.last_s, began_s))
+def sighted(before: Sighting | None, slot: Slot, *, ended_s: float) -> Sighting:
+    """After a reading of the pool that found `slot`, and ended at `ended_s`."""
+    # Most slots are either the very one that was found before, or differ in their sequence: both are told at once.
+    if before is not None and (before.slot is slot or (before.slot.sequence == slot.sequence and before.slot == slot)):
+        return before
+    return Sighting(slot, ended_s)
 
 
 class SlotObserver:
@@ -136,6 +140,7 @@ class SlotObserver:
         self._node = node
         self._period_s = period_s
         self._sightings: dict[str, dict[str, Sighting]] = {pool.pool_id: {} for pool in self._pools}
+        self._read_s: dict[str, float] = {}
         self._visited: set[str] = set()
 
     async def run(self) -> None:
@@ -152,7 +157,7 @@ class SlotObserver:
                 node=node,
                 boot_id=sighting.slot.boot_id,
                 sequence=sighting.slot.sequence,
-                silent_s=sighting.last_s - sighting.first_s,
+                silent_s=sighting.silent_s(self._read_s[pool_id]),
                 acknowledged=sighting.slot.acknowledged,
             )
             for pool_id, sightings in sorted(self._sightings.items())
@@ -171,8 +176,9 @@ class SlotObserver:
         before = self._sightings[pool.pool_id]
         # A node whose slot is not there is not silent but unknown, so nothing is kept of it.
         self._sightings[pool.pool_id] = {
-            slot.node: sighted(before.get(slot.node), slot, began_s=began_s, ended_s=ended_s) for slot in slots
+            slot.node: sighted(before.get(slot.node), slot, ended_s=ended_s) for slot in slots
         }
+        self._read_s[pool.pool_id] = began_s
         if any(slot.node != self._node for slot in slots):
             self._visited.add(pool.pool_id)
 

@@ -69,6 +69,15 @@ class MemoryPoolContents:
         """The guests that have a root disk here, by uid."""
         return {uid: folder.spec for uid, folder in self.folders.items() if ROOT_DISK in folder.files}
 
+    @property
+    def used_gib(self) -> int:
+        """What the guests' disks would take if they were full."""
+        return sum(
+            folder.spec.disk_gib + sum(folder.spec.data_disks_gib)
+            for folder in self.folders.values()
+            if ROOT_DISK in folder.files
+        )
+
 
 async def _no_hook(_node: str, _method: str) -> None:
     return

@@ -29,7 +29,7 @@ class ControllerCollector(Collector):
         # Copied in one step each, since the event loop goes on changing them.
         nodes = Counter(stored.value.shown_condition for stored in list(view.nodes.values()))
         instances = Counter(stored.value.state for stored in list(view.instances.values()))
-        running = Counter(s.value.type for s in list(view.operations.values()) if not s.value.phase.ended)
+        running = Counter(s.value.type for s in list(view.unfinished.values()))
         yield _by("leeward_nodes", "Nodes by condition.", "condition", list(NodeCondition), nodes)
         yield _by("leeward_instances", "Instances by state.", "state", list(InstanceState), instances)
         yield _by("leeward_operations_running", "Operations not ended, by type.", "type", list(OperationType), running)

@@ -258,8 +258,8 @@ class Executor:
         uids = {instance.uid for instance in instances if node_id in instance.holding_nodes}
         uids |= {
             operation.value.instance_uid
-            for operation in self._view.operations.values()
-            if operation.value.work.target_node == node_id and not operation.value.phase.ended
+            for operation in self._view.unfinished.values()
+            if operation.value.work.target_node == node_id
         }
         dropped = self._droppable([each for each in stored.value.reservations if each.instance_uid not in uids])
         if not dropped:

@@ -63,8 +63,9 @@ class FailoverKeeper:
             return _LOOK_S
         try:
             kept = await self._all_kept()
-            known = restarts(self._view.operations.values()) if self._open(kept) else {}
-            for stored in self._open(kept):
+            quiet = [stored for stored in self._open(kept) if not self._is_restarting(stored.value)]
+            known = restarts(self._view.operations.values()) if quiet else {}
+            for stored in quiet:
                 await self._carry_on(kept, stored, known)
             await self._begin_new(kept)
             are_drills_over = await self._record_drills(kept)
@@ -204,12 +205,18 @@ class FailoverKeeper:
         may_go.sort(key=lambda each: (each.value.state is not FailoverState.RETURNED, each.value.begin_time))
         return may_go[:surplus]
 
+    def _is_restarting(self, record: FailoverRecord) -> bool:
+        """Whether an instance of a node with a proof is being restarted.
+
+        Nothing is written before all those have ended, so nothing need be summed up.
+        """
+        under_way = restarts(self._view.unfinished.values())
+        return record.proof is not None and (record.node, record.boot_id) in under_way
+
     async def _carry_on(
         self, kept: dict[str, Stored[FailoverRecord]], stored: Stored[FailoverRecord], known: Restarts
     ) -> None:
         old, facts = stored.value, self._facts(stored.value, known)
-        if old.proof is not None and facts.running:
-            return  # Nothing is written before they have ended, so nothing needs to be summed up.
         new = advanced(old, facts, self._watch(stored.key, old))
         new = replace(new, controller=self._controller_id, measured=old.measured and stored.key not in self._adopted)
         if not self._is_worth_writing(stored.key, old, new):

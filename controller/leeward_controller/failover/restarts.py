@@ -132,9 +132,9 @@ class Restarts:
         if self._knows_earlier_terms:
             return
         self._knows_earlier_terms = True
-        for stored in self._view.operations.values():
+        for stored in self._view.unfinished.values():
             operation = stored.value
-            if operation.type is OperationType.EVACUATE and not operation.phase.ended:
+            if operation.type is OperationType.EVACUATE:
                 self._begun.setdefault(operation.instance_uid, _Begun(operation.id, operation.work.target_node))
 
     def _left_on_dead_nodes(self) -> Iterator[Instance]:

@@ -195,7 +195,7 @@ class OperationRunner:
             self._look_for_orphans()
 
     def _look_for_orphans(self) -> None:
-        for stored in tuple(self._surroundings.view.operations.values()):
+        for stored in tuple(self._surroundings.view.unfinished.values()):
             self._claim_if_orphan(stored)
 
     def _claim_if_orphan(self, stored: Stored[Operation]) -> None:
