@@ -20,10 +20,13 @@ BESIDE = (
     "tests/scenarios",
     "tests/contract/public_api",
     *(f"tests/contract/test_{name}.py" for name in ("cli_admin", "cli_api", "cli_backups", "cli_instances")),
+    *(f"tests/contract/test_{name}.py" for name in ("agent_api", "agent_client", "agent_states", "agent_tunnel")),
+    *(f"tests/contract/test_{name}.py" for name in ("etcd_access", "mutual_tls")),
     *(f"tests/contract/test_{name}.py" for name in ("client", "pool", "pool_disks", "pool_files", "store")),
     *(f"tests/contract/test_{name}.py" for name in ("hypervisor", "hypervisor_migration", "hypervisor_states")),
 )
 _NICE = 5
+_TELLING = ("--durations=20", "--durations-min=5")
 _PASSED = 0
 _NOTHING_CHOSEN = 5
 
@@ -31,8 +34,8 @@ _NOTHING_CHOSEN = 5
 def main(options: list[str]) -> int:
     """Both groups' worst exit status."""
     with tempfile.TemporaryFile() as output:
-        beside = _start([*BESIDE, *options], nice=_NICE, output=output.fileno())
-        hosts = _start(["tests", *(f"--ignore={path}" for path in BESIDE), *options], nice=0, output=None)
+        beside = _start([*BESIDE, *_TELLING, *options], nice=_NICE, output=output.fileno())
+        hosts = _start(["tests", *(f"--ignore={path}" for path in BESIDE), *_TELLING, *options], nice=0, output=None)
         groups = (hosts, beside)
         signal.signal(signal.SIGTERM, lambda *_: _interrupt(groups))
         # A Ctrl-C reaches the groups by itself; both then clean up what their tests have begun.

@@ -295,7 +295,7 @@ async def test_a_disk_that_holds_data_already_is_not_migrated_into(tmp_path: Pat
 
 # A new agent takes seconds to start on a busy machine, and without one the guard would kill the guest.
 _PATIENT = {"lease_ttl_s": "60"}
-_POST_COPY = {"bandwidth_mib_s": 4, "escalation": Escalation.POST_COPY, "max_downtime_ms": 300}
+_POST_COPY = {"bandwidth_mib_s": 6, "escalation": Escalation.POST_COPY, "max_downtime_ms": 300}
 
 
 async def until_in_post_copy(moments: AsyncGenerator[MigrationProgress, None]) -> MigrationProgress:
