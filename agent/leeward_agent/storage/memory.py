@@ -23,7 +23,7 @@ class MemoryPool(MemoryTransfer):
             await self._reach("report")
         except StorageError:
             return PoolReport(contents.pool_id, kind, contents.capacity_gib, 0, healthy=False)
-        used_gib = contents.used_gib
+        used_gib = contents.used_gib(now_s=self._clock.monotonic_s())
         available_gib = max(0, contents.capacity_gib - used_gib)
         return PoolReport(contents.pool_id, kind, contents.capacity_gib, available_gib, root=str(self.root))
 

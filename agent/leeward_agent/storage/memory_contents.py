@@ -45,6 +45,9 @@ class MemoryFolder:
     begins_memory: bool = False  # The hypervisor was given a path to write the guest's memory to.
 
 
+_COUNTED_FOR_S = 1.0
+
+
 @dataclass(slots=True)
 class MemoryPoolContents:
     """What all nodes of a simulated cluster share: give one to the `MemoryPool` of each."""
@@ -63,20 +66,27 @@ class MemoryPoolContents:
     # The folders to which simulated hypervisors have written a guest's whole memory; None: nobody can tell.
     memories: MutableMapping[Path, Any] | None = None
     changed_s: dict[str, float] = field(default_factory=dict)  # Of images and folders, on the monotonic clock.
+    _counted: tuple[int, float, int] = (-1, 0.0, 0)  # How many folders there were, when, and what they took.
 
     @property
     def disks(self) -> dict[str, GuestSpec]:
         """The guests that have a root disk here, by uid."""
         return {uid: folder.spec for uid, folder in self.folders.items() if ROOT_DISK in folder.files}
 
-    @property
-    def used_gib(self) -> int:
-        """What the guests' disks would take if they were full."""
-        return sum(
-            folder.spec.disk_gib + sum(folder.spec.data_disks_gib)
-            for folder in self.folders.values()
-            if ROOT_DISK in folder.files
-        )
+    def used_gib(self, *, now_s: float) -> int:
+        """What the guests' disks would take if they were full.
+
+        All nodes ask for it all the time, so it is counted once a second, and when a guest has come or gone.
+        """
+        folders, counted_s, used_gib = self._counted
+        if folders != len(self.folders) or now_s - counted_s >= _COUNTED_FOR_S:
+            used_gib = sum(
+                folder.spec.disk_gib + sum(folder.spec.data_disks_gib)
+                for folder in self.folders.values()
+                if ROOT_DISK in folder.files
+            )
+            self._counted = (len(self.folders), now_s, used_gib)
+        return used_gib
 
 
 async def _no_hook(_node: str, _method: str) -> None:
