@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from leeward import keys
 from leeward.errors import Cancelled, Code, FailedPrecondition, NodeGone
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import MovedAway, Node, NodeDuty
 from leeward_controller.domain.node_operation import BringBackArguments, DrainNodeArguments, Move, MovePhase
 from leeward_controller.domain.node_transitions import with_duty
@@ -65,15 +66,26 @@ def _on_node(context: StepContext) -> Iterable[Move]:
 
 
 async def _is_over(context: StepContext, mover: Mover) -> bool:
-    """Whether it was cancelled or has failed, or the store too says that nothing is there, or comes, but what stays."""
+    """Whether it was cancelled or has failed, or the store too says that nothing is there, or comes, but what stays.
+
+    A place that is kept for a resize until it is confirmed is no guest, and may be kept for days.
+    """
     if context.cancelled.is_set() or mover.violations():
         return True
     node_id, records = context.node.node, context.surroundings.records
     staying = {move.instance_uid for move in mover.moves if move.phase is MovePhase.STAYS}
     allocation = await records.get(ALLOCATIONS, keys.allocation(node_id))
     held = {reservation.instance_uid for reservation in allocation.value.reservations} if allocation else set()
-    recorded = {stored.value.uid for stored in (await records.list(INSTANCES)).items if stored.value.node == node_id}
-    return held | recorded <= staying
+    instances = [stored.value for stored in (await records.list(INSTANCES)).items]
+    recorded = {instance.uid for instance in instances if instance.node == node_id}
+    kept = {instance.uid for instance in instances if _keeps_a_place(instance, node_id)}
+    return held | recorded <= staying | kept
+
+
+def _keeps_a_place(instance: Instance, node_id: str) -> bool:
+    """Whether it is elsewhere, and may come back by the revert of a resize, which nobody has asked for yet."""
+    is_elsewhere = instance.node != node_id and node_id in instance.holding_nodes
+    return is_elsewhere and not instance.current_operation
 
 
 def _raise_if_left(context: StepContext, mover: Mover, reason: str, message: str) -> None:
