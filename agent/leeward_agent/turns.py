@@ -59,6 +59,14 @@ class Turn:
             if not working.done():
                 working.cancel()
                 await asyncio.wait((working,))
+                self._tell_how_it_ended(working)
+
+    def _tell_how_it_ended(self, working: asyncio.Future[Any]) -> None:
+        """Why work that was cut off could not clear up behind it: its caller is told why it was cut off, not this."""
+        error = None if working.cancelled() else working.exception()
+        if error is not None:
+            operation, step = self.caller.operation, self.caller.step
+            _log.warning("work that was cut off failed", uid=self.uid, operation=operation, step=step, error=str(error))
 
 
 class _Guest:

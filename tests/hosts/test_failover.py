@@ -187,10 +187,12 @@ async def test_without_a_guard_silence_proves_nothing_until_somebody_attests(lab
     await lab.uncordon("host-a")
 
 
-async def test_a_fence_device_proves_it_sooner_than_silence(lab: Lab) -> None:
-    """The host hangs; its power is cut, and that is proof enough at once."""
+async def test_a_fence_device_proves_what_silence_cannot(lab: Lab) -> None:
+    """The host hangs and has no guard that would end its guests; its power is cut, and that is proof enough."""
     guest = await lab.running("web-1", host="host-c")
     button = FenceButton(_device_directory(lab), lab.host("host-c"))
+    await lab.cluster.kill("host-c", "guard")
+    await lab.until_armed("host-c", armed=False)
     await asyncio.gather(lab.host("host-c").partition(), lab.host("host-c").signal("agent", signal.SIGSTOP))
     await button.obey(within_s=30.0)
     await guest.until_tick(boot=2)

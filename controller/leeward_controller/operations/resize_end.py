@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from leeward.agent.types import GuestSpec
-from leeward.errors import NodeUnfit, NoNodeFits
+from leeward.errors import AgentUnavailable, NodeGone, NodeUnfit, NoNodeFits
 from leeward_controller.domain.instance import Instance, Resize
-from leeward_controller.domain.operation import OperationType
+from leeward_controller.domain.operation import OperationType, Work
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.disks import delete_disks_in
 from leeward_controller.operations.migrate import LONGEST_GRACE_S
@@ -78,19 +78,32 @@ async def stop(context: StepContext) -> Advance:
 
 
 async def put_disk_back(context: StepContext) -> Advance:
-    """The old disk is the disk again; what the guest wrote since the resize is gone."""
-    instance, kept = context.instance, _kept(context)
+    """The old disk is the disk again; what the guest wrote since the resize is gone.
+
+    The epoch rises in the record now that nothing runs, so what is claimed behind this is never claimed a second time.
+    """
+    instance, kept, epoch = context.instance, _kept(context), context.operation.work.run_epoch
     if kept.pool_id == instance.pool_id:
         agent = context.agent_with_pool(instance.pool_id, preferred=instance.node)
         await agent.revert_disk(context.caller, spec=instance.guest_spec())
-    return Advance()
+    return Advance(instance=lambda now: replace(now, run_epoch=max(now.run_epoch, epoch)))
 
 
 async def start_back(context: StepContext) -> Advance:
-    """Start it with its old size, if it was running; its record is as before with that."""
-    work, before = context.operation.work, _as_before(context.instance)
-    await bring_up(context, node=work.target_node, spec=_old_spec(context), wanted=before.wanted_guest)
-    left = {work.source_node, _kept(context).node} - {work.target_node}
+    """Start it with its old size, if it was running; its record is as before with that.
+
+    Where the node to go back to has died meanwhile, another one that has the disk does: the disk is the old one
+    already, so there is no other way than on. Raises NodeGone when the disk was lost with the node.
+    """
+    work, kept, before = context.operation.work, _kept(context), _as_before(context.instance)
+    try:
+        await bring_up(context, node=work.target_node, spec=_old_spec(context), wanted=before.wanted_guest)
+    except NodeGone as gone:
+        if kept.pool_id != context.instance.pool_id:
+            raise
+        await context.remember(_going_elsewhere(context, gone))
+        raise AgentUnavailable(f"{gone.message}; it is started on another node") from gone
+    left = {work.source_node, kept.node, *work.excluded_nodes} - {work.target_node}
     return Advance(
         instance=lambda instance: replace(
             _as_before(instance), node=work.target_node, pool_id=work.target_pool_id, run_epoch=work.run_epoch
@@ -98,6 +111,22 @@ async def start_back(context: StepContext) -> Advance:
         reserve_on=work.target_node,
         reservation=reservation_of(before),
         release_from=tuple(sorted(left)),
+    )
+
+
+def _going_elsewhere(context: StepContext, gone: NodeGone) -> Work:
+    """Another target, the node that it was resized on before others. Raises AgentUnavailable as long as none fits."""
+    work, kept = context.operation.work, _kept(context)
+    try:
+        chosen = choose_place(context, preferred=work.source_node, resources=kept.resources)
+    except (NodeUnfit, NoNodeFits) as error:
+        raise AgentUnavailable(f"{gone.message}, and for now {error.message}") from error
+    return replace(
+        work,
+        target_node=chosen.node,
+        target_pool_id=chosen.pool_id,
+        run_epoch=work.run_epoch + 1,
+        excluded_nodes=(*work.excluded_nodes, work.target_node),
     )
 
 
