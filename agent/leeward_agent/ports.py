@@ -231,7 +231,7 @@ class Vitals(Protocol):
         ...
 
     def may_start_guests(self, pool_id: str) -> bool:
-        """Whether a guest with its disk in that pool may be started: no deadline for it has passed."""
+        """Whether a guest with its disk in that pool may be started, or a disk be made: no deadline has passed."""
         ...
 
     async def observe_slots(self) -> tuple[SlotObservation, ...]:

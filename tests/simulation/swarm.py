@@ -34,7 +34,9 @@ from tests.simulation.story import ALICE, Story
 from tests.simulation.tally import Counting, Tally
 from tests.simulation.weather import Climate
 
-CHAOS_S = 240.0
+CHAOS_S = 120.0
+FAULT_EVERY_S = 6.0
+WORK_EVERY_S = 2.0
 SETTLE_S = 900.0
 CALM_S = 20.0
 # The share of clusters that keep isolated guests; the others move them.
@@ -138,7 +140,7 @@ class Swarm:
         until_s = story.now_s + CHAOS_S
         working = asyncio.ensure_future(self._work(until_s))
         while story.now_s < until_s:
-            await story.clock.sleep(self._rng.expovariate(1 / 8.0))
+            await story.clock.sleep(self._rng.expovariate(1 / FAULT_EVERY_S))
             await self._begin_fault()
             self._check()
         await working
@@ -153,7 +155,7 @@ class Swarm:
     async def _work(self, until_s: float) -> None:
         while self.story.now_s < until_s:
             self._clients.draw()
-            await self.story.clock.sleep(self._rng.expovariate(1 / 2.5))
+            await self.story.clock.sleep(self._rng.expovariate(1 / WORK_EVERY_S))
 
     async def _begin_fault(self) -> None:
         begun = await self._faults.draw()
@@ -168,7 +170,7 @@ class Swarm:
         task.add_done_callback(lambda done: self._ending.pop(done, None))
 
     def _duration_s(self) -> float:
-        lo, hi = self._rng.choices([(0.5, 6.0), (6.0, 40.0), (100.0, 240.0)], [5, 5, 1])[0]
+        lo, hi = self._rng.choices([(0.5, 6.0), (6.0, 40.0), (60.0, CHAOS_S)], [5, 5, 1])[0]
         return self._rng.uniform(lo, hi)
 
     async def _end_in_time(self, number: int, seconds: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from leeward.agent.types import GuestSpec, GuestStatus
 from leeward.clock import Clock
-from leeward.errors import FailedPrecondition, NotFound, StaleRunEpoch, WrongState
+from leeward.errors import FailedPrecondition, NotFound, StaleRunEpoch, Unavailable, WrongState
 from leeward_agent.consoles import Consoles
 from leeward_agent.guest_events import GuestEvents
 from leeward_agent.migration import Migrations
@@ -83,6 +83,14 @@ class Verbs:
         if in_memory(status):
             raise FailedPrecondition(f"guest {uid} is {status.state} on {self._node}: stop it first")
         return status
+
+    def _require_vouched(self, pool_id: str, what: str) -> None:
+        """Raises Unavailable while this host could be taken for dead. It passes, so who needs this done waits."""
+        if not self._vitals.may_start_guests(pool_id):
+            raise Unavailable(
+                f"{self._node} may not {what} in pool {pool_id}: it could renew neither of its heartbeats in time",
+                reason="NODE_NOT_LEGITIMATE",
+            )
 
     async def _refuse_outdated(self, spec: GuestSpec, pool: Pool) -> None:
         """Raises StaleRunEpoch when the right to run has moved past that of the spec: its disks are another's."""

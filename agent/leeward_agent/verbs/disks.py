@@ -30,7 +30,13 @@ class DiskVerbs(Verbs):
     async def create_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
         check_spec(spec)
         pool = self._pool(spec.pool_id)
-        await self._turns.run(spec.uid, caller, lambda _: pool.create_disk(spec))
+
+        async def create(_: Turn) -> None:
+            # What an agent was asked before it stood still may have been taken back since, through another host.
+            self._require_vouched(spec.pool_id, "make disks")
+            await pool.create_disk(spec)
+
+        await self._turns.run(spec.uid, caller, create)
 
     async def drop_rescue_disk(self, caller: Caller, *, spec: GuestSpec) -> None:
         check_spec(spec)

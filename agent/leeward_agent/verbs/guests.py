@@ -135,13 +135,7 @@ class GuestVerbs(Verbs):
 
     async def _check_may_run(self, turn: Turn, spec: GuestSpec, pool: Pool) -> None:
         """The last look before a process of the guest comes into being. Raises Unavailable, StaleRunEpoch."""
-        if not self._vitals.may_start_guests(spec.pool_id):
-            # It passes: an undo that needs the guest back waits for it.
-            raise Unavailable(
-                f"{self._node} may not start guests in pool {spec.pool_id}: it could renew neither of its heartbeats "
-                "in time",
-                reason="NODE_NOT_LEGITIMATE",
-            )
+        self._require_vouched(spec.pool_id, "start guests")
         # Whatever took time before, the record decides, so it is read once more, last.
         turn.check()
         check_right(spec, await pool.read_run_epoch(spec.uid), node=self._node)

@@ -94,7 +94,9 @@ class AgentApi(Protocol):
         """Make what is missing of the guest's disks.
 
         The copy-on-write root disk over its image, data disks, the seed disk when `spec.cloud_init` is set, the rescue
-        disk when `spec.rescue` is set, the variables of its firmware. Raises NotFound (pool, image), StorageError.
+        disk when `spec.rescue` is set, the variables of its firmware. Raises NotFound (pool, image), StorageError, and
+        Unavailable while the node could be taken for dead: what it was asked for earlier may have been taken back
+        through another one since.
         """
         ...
 

@@ -116,15 +116,15 @@ class StepContext:
     def check_may_receive(self, node_id: str) -> None:
         """Raises NodeGone or AgentUnavailable while a guest that came to run on the node could be taken for dead.
 
-        A node that has come back is fenced until its instances are elsewhere: what was started there now would run
-        beside what is restarted elsewhere on the proof, which waits for this operation's end. And the boot that is
-        alive must be the recorded one, since a proof for the recorded boot stands for all of the node's instances. A
-        record's boot never goes back, so a view that lags errs on the safe side.
+        A node that has come back, by the same boot or another, is fenced until its instances are elsewhere: what was
+        started there now would run beside what is restarted elsewhere on the proof, which waits for this operation's
+        end. And the boot that is alive must be the recorded one, since a proof for the recorded boot stands for all of
+        the node's instances. A record's boot never goes back, so a view that lags errs on the safe side.
         """
         lease, node = self.view.leases.get(node_id), self.view.nodes.get(keys.node(node_id))
         if lease is None or node is None:
             return
-        if keys.fence(node_id, lease.report.boot_id) in self.view.fences:
+        if self.is_fenced(node_id) or keys.fence(node_id, lease.report.boot_id) in self.view.fences:
             raise NodeGone(f"nodes/{node_id} is fenced: its instances are being restarted elsewhere")
         if lease.report.boot_id != node.value.report.boot_id:
             raise AgentUnavailable(f"nodes/{node_id} was rebooted, and its record does not say so yet")

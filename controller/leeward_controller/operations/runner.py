@@ -212,7 +212,13 @@ class OperationRunner:
         self._being_written.add(operation.id)
         task = asyncio.ensure_future(self._claim(stored))
         self._claims.add(task)
-        task.add_done_callback(self._claims.discard)
+        task.add_done_callback(lambda task: self._claim_ended(task, stored))
+
+    def _claim_ended(self, task: asyncio.Task[None], stored: Stored[Operation]) -> None:
+        """Whatever became of it: one that is cancelled before its first step never reaches a line of its own."""
+        self._claims.discard(task)
+        self._being_written.discard(stored.value.id)
+        self._reconsider(stored.key)
 
     async def _claim(self, stored: Stored[Operation]) -> None:
         operation = stored.value
@@ -226,9 +232,6 @@ class OperationRunner:
         except (StoreUnavailable, StoreIndefinite) as error:
             log.warning("operation.claim_failed", operation=operation.name, error=error.message)
             await self._surroundings.clock.sleep(1.0)
-        finally:
-            self._being_written.discard(operation.id)
-        self._reconsider(stored.key)
 
     def _reconsider(self, key: str) -> None:
         if (stored := self._surroundings.view.operations.get(key)) is not None:

@@ -8,7 +8,7 @@ _EXECUTE = "leeward_controller.failover.execute"
 _EVACUATE = "leeward_controller.operations.evacuate"
 _CONTEXT = "leeward_controller.operations.context"
 _RECORDS = "leeward_controller.records"
-_GUESTS = "leeward_agent.verbs.guests"
+_VERBS = "leeward_agent.verbs.base"
 _LEASE = "leeward_agent.heartbeat.lease"
 
 MUTANTS = (
@@ -227,7 +227,7 @@ MUTANTS = (
     Mutant(
         "always_may_start",
         "The agent starts guests on a node that nobody vouches for.",
-        (Edit(_GUESTS, "if not self._vitals.may_start_guests(spec.pool_id):", "if False:"),),
+        (Edit(_VERBS, "if not self._vitals.may_start_guests(pool_id):", "if False:"),),
         story="early_start",
     ),
     Mutant(
