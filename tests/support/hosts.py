@@ -337,6 +337,7 @@ class Guest:
         assert lines == sorted(set(lines)), "a line was written twice, so the disk had lost it"
         assert disk.boots == boots
         assert disk.missing() == ()
+        assert disk.overlapping() == (), "two guests wrote to one disk at the same time"
         assert disk.lines >= lines[-1]
 
     def on_disk(self) -> GuestRecord:

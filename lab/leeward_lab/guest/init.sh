@@ -25,6 +25,9 @@ write_sector() {
 
 uptime_s() { read -r up _ </proc/uptime; }
 
+# The machine's own clock, in whole seconds, which goes on while the guest stands still: hosts on one machine share it.
+clock_s() { read -r clock </sys/class/rtc/rtc0/since_epoch; }
+
 # The last boot and line in the records on stdin: `boots lines`.
 last_record() {
     tr -d '\000' | awk '/^leeward-guest v1 / {
@@ -173,7 +176,8 @@ while :; do
     else
         line=$((line + 1))
         uptime_s
-        write_sector $((8 + line % SLOTS)) "leeward-guest v1 boot=$boot line=$line uptime=$up"
+        clock_s
+        write_sector $((8 + line % SLOTS)) "leeward-guest v1 boot=$boot line=$line uptime=$up clock=$clock"
         say "tick boot=$boot line=$line uptime=$up"
     fi
     sleep 1

@@ -13,18 +13,22 @@ from typing import Literal
 from leeward_lab.guest.commands import LabError, run_tool
 from leeward_lab.guest.disk import DATA_PARTITION_BYTES, SECTOR_BYTES, data_start_bytes
 
-_RECORD = re.compile(rb"leeward-guest v1 boot=(\d+)(?: line=(\d+) uptime=([\d.]+))?\s*\n")
+_RECORD = re.compile(rb"leeward-guest v1 boot=(\d+)(?: line=(\d+) uptime=([\d.]+) clock=(\d+))?\s*\n")
 _BOOT = re.compile(r"^leeward-guest: boot (\d+) line=(\d+) uptime=([\d.]+)", re.MULTILINE)
 _TICK = re.compile(r"^leeward-guest: tick boot=(\d+) line=(\d+) uptime=([\d.]+)\r?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One line: the boot it belongs to, its number (counted over all boots), and seconds since that boot."""
+    """One line: the boot it belongs to, its number (counted over all boots), and seconds since that boot.
+
+    On the disk it has the time of the machine's clock, too, in whole seconds; on the console that is 0.
+    """
 
     boot: int
     line: int
     uptime_s: float
+    clock_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,17 @@ class GuestRecord:
         present = {tick.line for tick in self.history}
         return tuple(line for line in range(min(present, default=0), self.lines) if line not in present)
 
+    def overlapping(self) -> tuple[Tick, ...]:
+        """Lines that a boot wrote although a later one had begun to write; empty unless two guests ran at once."""
+        began_s: dict[int, int] = {}
+        for tick in self.history:
+            began_s[tick.boot] = min(tick.clock_s, began_s.get(tick.boot, tick.clock_s))
+        return tuple(
+            tick
+            for tick in self.history
+            if any(boot > tick.boot and at_s <= tick.clock_s for boot, at_s in began_s.items())
+        )
+
 
 def read_guest_record(disk_path: Path, *, disk_format: Literal["qcow2", "raw"] = "qcow2") -> GuestRecord:
     """The record on a guest's disk, running or not, with its backing files.
@@ -51,10 +66,10 @@ def read_guest_record(disk_path: Path, *, disk_format: Literal["qcow2", "raw"] =
     data = _read(disk_path, disk_format, offset=start, size=DATA_PARTITION_BYTES)
     boots = 0
     ticks: list[Tick] = []
-    for boot, line, uptime in _RECORD.findall(data):
+    for boot, line, uptime, clock in _RECORD.findall(data):
         boots = max(boots, int(boot))
         if line:
-            ticks.append(Tick(boot=int(boot), line=int(line), uptime_s=float(uptime)))
+            ticks.append(Tick(boot=int(boot), line=int(line), uptime_s=float(uptime), clock_s=int(clock)))
     ticks.sort(key=lambda tick: (tick.line, tick.boot))
     return GuestRecord(boots=boots, lines=ticks[-1].line if ticks else 0, history=tuple(ticks))
 
