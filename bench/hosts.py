@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.layout import POOL_CAPACITY_GIB, Layout
+from leeward import event_loop
 from leeward.agent.v1 import agent_pb2
 from leeward.clock import RandomIds, SystemClock
 from leeward.errors import PermissionDenied
@@ -167,7 +168,7 @@ def main() -> None:
     layout = Layout.load(parser.parse_args().layout)
     set_up_logs(level="warning")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(layout))
+        event_loop.run(_run(layout))
 
 
 if __name__ == "__main__":

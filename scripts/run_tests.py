@@ -2,8 +2,9 @@
 
     python scripts/run_tests.py [pytest's options]
 
-A test on real hosts waits most of its time: for guests that boot, for leases that end. What measures no time and kills
-nobody's programs fills these gaps. Its output comes when it is done. The exit status is that of the group that failed.
+A test on real hosts waits most of its time: for guests that boot, for leases that end. What needs no cluster, measures
+no time and kills nobody's programs fills these gaps. Its output comes when it is done. The exit status is that of the
+group that failed.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = (
+    "tests/hosts/test_agent_migration.py",
     "tests/unit",
     "tests/simulation",
     "tests/scenarios",

@@ -28,6 +28,19 @@ class Clock(Protocol):
         """Suspend the caller for at least `seconds`."""
         ...
 
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """A context that raises TimeoutError when what is awaited in it takes longer."""
+        ...
+
+
+async def await_event(event: asyncio.Event, *, clock: Clock, within_s: float) -> bool:
+    """Wait until the event is set; False when that takes longer than `within_s`."""
+    try:
+        async with clock.timeout(within_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
 
 class Ids(Protocol):
     """Where new identifiers come from."""
@@ -56,6 +69,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        return asyncio.timeout(seconds)
 
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"

@@ -18,7 +18,7 @@ import structlog
 
 from leeward import keys
 from leeward.agent.types import NodeReport
-from leeward.clock import Clock
+from leeward.clock import Clock, await_event
 from leeward.errors import Compacted, DataLoss, StoreUnavailable
 from leeward.store.port import Change, KeyValue, Store
 from leeward_controller.domain.backup import BackupPolicy, BackupRun
@@ -238,14 +238,7 @@ class ClusterView:
             remaining_s = deadline_s - self._clock.monotonic_s()
             if remaining_s <= 0:
                 return False
-            changed = self._changed
-            sleeper = asyncio.ensure_future(self._clock.sleep(remaining_s))
-            waiter = asyncio.ensure_future(changed.wait())
-            try:
-                await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                waiter.cancel()
+            await await_event(self._changed, clock=self._clock, within_s=remaining_s)
         return True
 
     async def run(self) -> None:

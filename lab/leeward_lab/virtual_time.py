@@ -188,6 +188,9 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self._rate)
 
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        return asyncio.timeout(seconds / self._rate)
+
 
 def freeze(name: str) -> None:
     """Stop a process of the running virtual loop; see `VirtualTimeLoop.freeze`."""

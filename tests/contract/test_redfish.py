@@ -153,3 +153,14 @@ async def test_secrets_are_not_in_arguments(tmp_path: Path) -> None:
     await power_off(FenceDevice(str(program), {"password": "hush"}))
     assert "hush" not in seen.read_text()
     assert os.fspath(program) in seen.read_text()
+
+
+async def test_calls_under_way_do_not_disturb_it(tmp_path: Path) -> None:
+    """In a process of its own, as a controller is: what others have imported before decides what happens at a fork."""
+    program = "tests.support.fencing_beside_calls"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", program, str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60.0):
+        told, trouble = await process.communicate()
+    assert (process.returncode, told.decode()) == (0, ""), trouble.decode()

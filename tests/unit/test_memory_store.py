@@ -32,6 +32,9 @@ class ManualClock:
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), event))
         await event.wait()
 
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        raise AssertionError(f"the store bounds nothing by this clock, and not to {seconds:g} s")
+
     async def advance(self, seconds: float) -> None:
         """Let time pass, waking each sleeper at its own moment."""
         until = self._now + seconds

@@ -1,5 +1,6 @@
 """The certificate authority: what it signs, what it refuses, and what it leaves on disk."""
 
+import asyncio
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,9 @@ class FixedClock:
         return 0.0
 
     async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing here waits")
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
         raise AssertionError("nothing here waits")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from leeward.agent.types import NodeReport
-from leeward.clock import Clock
+from leeward.clock import Clock, await_event
 from leeward.errors import InvalidArgument, LeaseNotFound, StoreIndefinite, StoreUnavailable
 from leeward.store.port import KeyValue, ModRevisionIs, Put, Store
 
@@ -83,7 +83,8 @@ class LeaseHeartbeat:
                 trouble = f"no answer within {self._deadline_s:g} s"
             self._note(trouble)
             spent_s = self._clock.monotonic_s() - started_s
-            await self._pause(self._retry_s if trouble else max(0.0, self._period_s - spent_s))
+            pause_s = self._retry_s if trouble else max(0.0, self._period_s - spent_s)
+            await await_event(self._poked, clock=self._clock, within_s=pause_s)
 
     def poke(self) -> None:
         """Beat soon: the report has changed in a way that cannot wait."""
@@ -175,15 +176,6 @@ class LeaseHeartbeat:
                 return
         # When it was changed by someone else meanwhile, the next beat sees by whom.
         self._published = self._published or answer.succeeded
-
-    async def _pause(self, seconds: float) -> None:
-        poked = asyncio.ensure_future(self._poked.wait())
-        slept = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({poked, slept}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            poked.cancel()
-            slept.cancel()
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from leeward import keys
+from leeward.clock import await_event
 from leeward.errors import LeewardError
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import Node, NodeCondition, NodeDuty, Reservation
@@ -86,13 +87,7 @@ class FailoverLoop:
         # When many nodes change at once, one look takes them all in.
         await self._clock.sleep(_LEAST_PAUSE_S)
         tick_s = _EASED_TICK_S if self._missing_since_s else _TICK_S
-        waiter = asyncio.ensure_future(self._wake.wait())
-        sleeper = asyncio.ensure_future(self._clock.sleep(tick_s))
-        try:
-            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-            sleeper.cancel()
+        await await_event(self._wake, clock=self._clock, within_s=tick_s)
         self._wake.clear()
 
     async def _once(self) -> None:

@@ -8,7 +8,7 @@ by what is placed on it.
 
 import heapq
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from leeward_controller.domain.node import Reservation
@@ -24,7 +24,12 @@ class Spot:
     busy: bool = False
 
 
-_Known = dict[str, tuple[Candidate, Rank | None]]
+@dataclass(slots=True)
+class _Known:
+    """The nodes that requests of one kind fit on, as of the first so many placements."""
+
+    fitting: dict[str, Rank]
+    placements: int
 
 
 class Spread:
@@ -43,6 +48,7 @@ class Spread:
         self._starting = Counter(starting)
         self._limit = limit
         self._known: dict[Hashable, _Known] = {}
+        self._placed: list[str] = []  # The node of each placement, in order.
 
     def place(self, request: PlacementRequest, instance: str) -> Spot:
         """Find a node, and take what the instance needs of it."""
@@ -59,6 +65,7 @@ class Spread:
         )
         self._candidates[chosen.node] = replace(candidate, allocation=candidate.allocation.with_reservation(taken))
         self._starting[chosen.node] += 1
+        self._placed.append(chosen.node)
         return Spot(chosen.node)
 
     def _choose(self, equals: list[Rank]) -> Rank | None:
@@ -71,17 +78,26 @@ class Spread:
         alike = [each for each in idle if each.share <= max(few[0].share + ALIKE, few[-1].share)]
         return min(alike, key=lambda each: (self._starting[each.node], each.share, each.node))
 
-    def _fitting(self, request: PlacementRequest) -> list[Rank]:
+    def _fitting(self, request: PlacementRequest) -> Collection[Rank]:
         key = None if self._has_a_place(request) else _key(request)
-        known: _Known = {} if key is None else self._known.setdefault(key, {})
-        found = []
-        for node, candidate in self._candidates.items():
-            seen = known.get(node)
-            if seen is None or seen[0] is not candidate:
-                seen = known[node] = (candidate, rank(candidate, request, self._policy)[0])
-            if seen[1] is not None:
-                found.append(seen[1])
-        return found
+        known = None if key is None else self._known.get(key)
+        if known is None:
+            known = _Known({}, len(self._placed))
+            self._rank(known, request, self._candidates)
+            if key is not None:
+                self._known[key] = known
+        else:
+            self._rank(known, request, self._placed[known.placements :])
+            known.placements = len(self._placed)
+        return known.fitting.values()
+
+    def _rank(self, known: _Known, request: PlacementRequest, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            ranked = rank(self._candidates[node], request, self._policy)[0]
+            if ranked is not None:
+                known.fitting[node] = ranked
+            else:
+                known.fitting.pop(node, None)
 
     def _has_a_place(self, request: PlacementRequest) -> bool:
         """Whether some node that it may go to holds a place for it already, so that this node is another to it."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from leeward.clock import await_event
 from leeward.errors import LeewardError
 from leeward_controller.housekeeping.duty import Duty
 from leeward_controller.operations.context import Surroundings
@@ -51,17 +52,7 @@ class Housekeeping:
                     continue
                 # When many records change at once, one look takes them all in.
                 await self._clock.sleep(_LEAST_PAUSE_S)
-                await self._wait(woken, min(pause_s, _LONGEST_PAUSE_S) - _LEAST_PAUSE_S)
+                left_s = min(pause_s, _LONGEST_PAUSE_S) - _LEAST_PAUSE_S
+                await await_event(woken, clock=self._clock, within_s=max(0.0, left_s))
         finally:
             stop_listening()
-
-    async def _wait(self, woken: asyncio.Event, seconds: float) -> None:
-        if seconds <= 0 or woken.is_set():
-            return
-        waiter = asyncio.ensure_future(woken.wait())
-        sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-            sleeper.cancel()
