@@ -81,6 +81,11 @@ class Lab:
     def guest_on(self, root: Path) -> subprocess.Popen[str]:
         return self.guest(json.dumps({"driver": "file", "filename": f"{root}/root.qcow2"}))
 
+    def late_guest(self) -> subprocess.Popen[str]:
+        """One on the shared pool that may be killed before it says anything."""
+        program = str(self.folder / "qemu-system-x86_64")
+        return self.launch([program, "-c", "import time; time.sleep(600)", str(self.pool / "root.qcow2")])
+
     async def start_guard(self, *options: str) -> SocketGuardClient:
         command = [sys.executable, "-m", "leeward_agent.guard.main", "--socket", str(self.socket)]
         command += ["--state", str(self.folder / "state"), "--log", str(self.log), *options]
@@ -174,8 +179,7 @@ async def test_at_the_deadline_guests_on_shared_pools_die_and_nothing_else(lab: 
     assert all(0 <= event["at_s"] - status.deadline_s < SLACK_S for event in kills)
     assert (await client.status()).expired
     # What starts while nobody vouches dies; what starts afterwards lives.
-    late = lab.launch([str(lab.folder / "qemu-system-x86_64"), "-c", "import time; time.sleep(600)", str(disk)])
-    assert await asyncio.to_thread(late.wait, 10) == -signal.SIGKILL
+    assert await asyncio.to_thread(lab.late_guest().wait, 10) == -signal.SIGKILL
     async with vouching(lab, client):
         await until(lambda: lab.count("vouched_again") == 1)
         alive = lab.guest_on(lab.pool)
@@ -252,8 +256,7 @@ async def test_a_guard_says_when_no_guest_is_left(lab: Lab) -> None:
             await asyncio.sleep(0.01)
     assert guest.poll() == -signal.SIGKILL
     assert other.poll() is None
-    late = lab.guest_on(lab.pool)
-    assert await asyncio.to_thread(late.wait, 10) == -signal.SIGKILL, "one that comes up later is killed, too"
+    assert await asyncio.to_thread(lab.late_guest().wait, 10) == -signal.SIGKILL, "one that comes up later dies, too"
     assert not (await client.arm(lab.vouch(ttl_s=60.0))).clear
 
 

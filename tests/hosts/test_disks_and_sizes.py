@@ -61,6 +61,7 @@ async def test_resize_confirms_by_itself(lab: Lab) -> None:
 
 async def test_snapshot_of_a_guest_that_writes_on(lab: Lab) -> None:
     guest = await lab.running("web-1", host="host-a")
+    await _until_its_agent_answers(guest)
     first = guest.last_tick()
     done = await guest.act("SnapshotInstance", image_id="copy")
     assert "quiesced" in done.note
@@ -183,6 +184,16 @@ async def _until_boots(guest: Guest, boots: list[int]) -> None:
         return boots_in(guest.written()) == boots
 
     await until(there, what=f"its console showing the boots {boots}", timeout_s=90)
+
+
+async def _until_its_agent_answers(guest: Guest) -> None:
+    host = guest.lab.host(guest.only_process().host)
+    ping = ["qemu-agent-command", f"leeward-{guest.uid}", '{"execute": "guest-ping"}']
+
+    async def there() -> bool:
+        return (await host.run(["virsh", "-c", "qemu:///system", *ping], check=False)).returncode == 0
+
+    await until(there, what=f"the agent inside {guest.name} answering", timeout_s=60)
 
 
 def _kept(guest: Guest) -> list[str]:
