@@ -384,6 +384,7 @@ async def test_a_hanging_pool_answers_within_its_bound_and_does_not_stop_the_hea
     root.mkdir()
     await DirectoryPool.create(root, IDS)
     limits = PoolLimits(operation_s=0.3, report_s=0.3, slot_s=5.0, threads=2)
+    before = threading.active_count()
     pool = await DirectoryPool.open(root, IDS, limits=limits)
     try:
         monkeypatch.setattr("leeward_agent.storage.directory.read_run_epoch", lambda _: os.close(os.open(stuck, 0)))
@@ -394,7 +395,7 @@ async def test_a_hanging_pool_answers_within_its_bound_and_does_not_stop_the_hea
         assert not (await pool.report()).healthy
         await pool.write_slot(Slot(node="node-a", boot_id="b", agent_id="a", sequence=1))
         assert len(await pool.read_slots()) == 1
-        assert threading.active_count() < 12
+        assert threading.active_count() - before < 12, "what hangs holds a few threads, however often it is asked"
     finally:
         await pool.close()
 
