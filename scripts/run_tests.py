@@ -24,7 +24,10 @@ BESIDE = (
     *(f"tests/contract/test_{name}.py" for name in ("cli_admin", "cli_api", "cli_backups", "cli_instances")),
     *(f"tests/contract/test_{name}.py" for name in ("agent_api", "agent_client", "agent_states", "agent_tunnel")),
     *(f"tests/contract/test_{name}.py" for name in ("etcd_access", "mutual_tls")),
-    *(f"tests/contract/test_{name}.py" for name in ("client", "pool", "pool_disks", "pool_files", "store")),
+    *(
+        f"tests/contract/test_{name}.py"
+        for name in ("client", "group_commit", "pool", "pool_disks", "pool_files", "store")
+    ),
     *(f"tests/contract/test_{name}.py" for name in ("hypervisor", "hypervisor_migration", "hypervisor_states")),
 )
 _NICE = 5

@@ -22,6 +22,7 @@ from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.node import FenceProof, Node, NodeAllocation
 from leeward_controller.domain.operation import Operation
 from leeward_controller.domain.project import Admission, Project
+from leeward_controller.group_commit import GroupCommit
 from leeward_controller.ports import Codec
 
 T = TypeVar("T")
@@ -208,6 +209,7 @@ class Records:
     ) -> None:
         """A record that is read at the very revision at which the `picture` has it is not decoded anew."""
         self.store = store
+        self._commits = GroupCommit(store)
         self._picture = picture or NoPicture()
         self._written: dict[str, Stored[Any]] = {}
         self._codec = codec
@@ -266,7 +268,7 @@ class Records:
         ]
         mutations += [Delete(key) for key in commit.deletes]
         try:
-            outcome = await self.store.transact(commit.conditions, mutations)
+            outcome = await self._commits.transact(commit.conditions, mutations)
         except StoreIndefinite:
             return await self._resolve(commit.conditions, mutations, write_id)
         if not outcome.succeeded:

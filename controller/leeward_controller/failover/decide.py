@@ -193,7 +193,8 @@ def _decide_fenced(node: NodeSnapshot, *, allowed: _Allowed) -> Iterator[Decisio
     if node.waiting and allowed.move and not is_over:
         yield Evacuate(node.node, node.known_boot_id, node.waiting)
     if not is_over:
-        if node.held > node.instances:
+        if node.held > node.instances and not node.waiting:
+            # While many leave, writing anew all that is still held would be most of the work.
             yield TrimAllocation(node.node)
         return
     if is_back:

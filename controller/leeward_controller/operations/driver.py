@@ -264,21 +264,21 @@ class Driver:
         clock = self._surroundings.clock
         return _Beginning(clock.monotonic_s(), clock.now())
 
-    def _with_history(self, step: Step, begun: _Beginning, outcome: str) -> Operation:
+    def _with_history(self, step: Step, begun: _Beginning, outcome: str, /, **changes: Any) -> Operation:
         operation, clock = self.stored.value, self._surroundings.clock
         seconds = round(clock.monotonic_s() - begun.at_s, 6)
         entry = StepRecord(step.name, begun.time, seconds, operation.owner, outcome)
         history = (*operation.history, entry)[-_HISTORY_LENGTH:]
-        return replace(operation, history=history, update_time=clock.now())
+        return replace(operation, history=history, update_time=clock.now(), **changes)
 
     def _gone_forward(self, advance: Advance, step: Step, begun: _Beginning) -> tuple[Operation, Advance]:
-        new = self._with_history(step, begun, advance.outcome)
-        if advance.work is not None:
-            new = replace(new, work=advance.work)
+        changes: dict[str, Any] = {} if advance.work is None else {"work": advance.work}
         following = self._definition.index_of(step.name) + 1
         if advance.skip_rest or following == len(self._definition.steps):
-            return replace(new, phase=OperationPhase.SUCCEEDED, end_time=new.update_time), advance
-        return replace(new, step=self._definition.steps[following].name), advance
+            changes |= {"phase": OperationPhase.SUCCEEDED, "end_time": self._surroundings.clock.now()}
+        else:
+            changes["step"] = self._definition.steps[following].name
+        return self._with_history(step, begun, advance.outcome, **changes), advance
 
     def _turned_back(self, error: LeewardError, step: Step, begun: _Beginning) -> tuple[Operation, Advance]:
         new = self._with_history(step, begun, f"{error.specific_reason}: {error.message}")

@@ -8,7 +8,7 @@ the best, so that they do not all want the same one.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from leeward.errors import NodeUnfit, NoNodeFits, Violation
 from leeward_controller.scheduler.filters import usable_memory_mib, why_not
@@ -44,8 +44,7 @@ ALIKE = 0.05
 LEAST_CHOICE = 3
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Rank:
+class Rank(NamedTuple):
     """How good a place is; the lowest is the best."""
 
     regret: int

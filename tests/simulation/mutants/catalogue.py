@@ -53,7 +53,7 @@ MUTANTS = (
             Edit(
                 _RECORDS,
                 "return await self._resolve(commit.conditions, mutations, write_id)",
-                "outcome = await self.store.transact(commit.conditions, mutations)",
+                "outcome = await self._commits.transact(commit.conditions, mutations)",
             ),
         ),
         story="lost_answer",

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from leeward.agent.types import MigrationPhase, MigrationProgress
 from leeward.errors import FieldViolation, InvalidArgument
 from leeward.identity import Role
+from leeward.mapping import write_time
 from leeward.rpc.server_auth import current_principal
 from leeward.v1 import operation_pb2 as pb
 from leeward.v1 import watch_pb2
@@ -26,7 +27,7 @@ _NOT_PART_OF_THE_REQUEST = {"request_id", "validate_only"}
 def timestamp(time: datetime) -> Timestamp:
     """A time as it is on the wire."""
     message = Timestamp()
-    message.FromDatetime(time)
+    write_time(message, time)
     return message
 
 
