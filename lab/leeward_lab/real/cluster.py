@@ -32,6 +32,8 @@ from leeward_lab.real.layout import (
     Shape,
 )
 
+_CONSOLE_LINES = 150
+"""Enough for what a kernel says when it panics, and what its next boot says."""
 _SHAPE_FILE = "shape.json"
 _PROGRAMS = Path(sys.executable).parent
 
@@ -269,12 +271,15 @@ class RealCluster:
             raise StoreUnavailable(f"not ready yet: {', '.join(sorted(missing))}")
 
     def log_tails(self, lines: int = 8) -> list[str]:
-        """The ends of all programs' logs, for a failure's message."""
+        """The ends of all programs' logs and of all guests' consoles, for a failure's message."""
         tails = []
         for host in self.lab.hosts.values():
             for program in ("etcd", "controller", "guard", "agent"):
                 with contextlib.suppress(LabError):
                     tails.append(f"--- {host.name} {program}\n{host.spawned(program).tail(lines)}")
+        for console in sorted((self.lab.directory / "console").glob("*.log")):
+            told = console.read_text(errors="replace").splitlines()[-_CONSOLE_LINES:]
+            tails.append("\n".join([f"--- console of {console.stem}", *told]))
         return tails
 
 
