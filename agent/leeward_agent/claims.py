@@ -1,4 +1,4 @@
-"""The highest claim revision shown for each guest: the agent's memory of who has been superseded."""
+"""The highest revision that callers have shown for each guest: the agent's memory of what has been overtaken."""
 
 import asyncio
 from pathlib import Path

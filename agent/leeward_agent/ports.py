@@ -248,7 +248,7 @@ class Vitals(Protocol):
 
 
 class Claims(Protocol):
-    """For each guest the highest claim revision that a caller has shown, kept over restarts of the agent."""
+    """For each guest the highest revision that a caller has shown, kept over restarts of the agent."""
 
     async def highest(self, uid: str) -> int:
         """The highest revision seen, 0 when none was. Raises StorageError."""

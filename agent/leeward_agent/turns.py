@@ -1,4 +1,4 @@
-"""One mutating call at a time on each guest, and none by a caller that has been superseded."""
+"""One mutating call at a time on each guest, and none that another one has overtaken."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,7 +15,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Turn:
-    """The right to act on a guest now, until a newer claim on it shows up."""
+    """The right to act on a guest now, until a call by a newer revision shows up."""
 
     def __init__(self, uid: str, caller: Caller) -> None:
         self.uid = uid
@@ -25,9 +25,9 @@ class Turn:
         self._over = asyncio.Event()
 
     def supersede(self, revision: int) -> None:
-        """Tell the holder that a newer claim has come."""
+        """Tell the holder that a call by a newer revision has come."""
         self._superseded_by = max(self._superseded_by, revision)
-        if self._superseded_by > self.caller.claim_revision:
+        if self._superseded_by > self.caller.revision:
             self._over.set()
 
     def give_up(self) -> None:
@@ -38,9 +38,9 @@ class Turn:
     def check(self) -> None:
         """To be called between steps and while waiting.
 
-        Raises StaleClaim once a newer claim has come, Cancelled once nobody waits any more.
+        Raises StaleClaim once a newer revision has come, Cancelled once nobody waits any more.
         """
-        if self._superseded_by > self.caller.claim_revision:
+        if self._superseded_by > self.caller.revision:
             raise _stale(self.uid, self.caller, self._superseded_by)
         if self._given_up:
             raise Cancelled(f"{self.caller.operation} does not wait any more for what it asked of guest {self.uid}")
@@ -70,7 +70,7 @@ class Turn:
 
 
 class _Guest:
-    """What is kept of one guest: its locks, the highest claim, and who holds the turn."""
+    """What is kept of one guest: its locks, the highest revision, and who holds the turn."""
 
     def __init__(self) -> None:
         self.admission = asyncio.Lock()
@@ -93,8 +93,8 @@ class Turns:
     ) -> _T:
         """Admit the caller, wait for its turn, and do the work; `ends_with_caller`: its turn is over with the caller.
 
-        Raises StaleClaim when a newer claim has been seen before or while waiting, Draining when the agent stops, and
-        what the work raises. A newer claim also makes `Turn.check` raise in work that is under way.
+        Raises StaleClaim when a newer revision has been seen before or while waiting, Draining when the agent stops, and
+        what the work raises. A newer revision also makes `Turn.check` raise in work that is under way.
         """
         if self._draining:
             raise Draining("this agent is stopping; call again when it is back")
@@ -136,13 +136,13 @@ class Turns:
         async with guest.admission:
             if guest.highest is None:
                 guest.highest = await self._claims.highest(uid)
-            if caller.claim_revision < guest.highest:
+            if caller.revision < guest.highest:
                 raise _stale(uid, caller, guest.highest)
-            if caller.claim_revision > guest.highest:
-                await self._claims.record(uid, caller.claim_revision)
-                guest.highest = caller.claim_revision
+            if caller.revision > guest.highest:
+                await self._claims.record(uid, caller.revision)
+                guest.highest = caller.revision
             if guest.holder is not None:
-                guest.holder.supersede(caller.claim_revision)
+                guest.holder.supersede(caller.revision)
 
     async def _in_turn(self, guest: _Guest, turn: Turn, work: Callable[[Turn], Awaitable[_T]]) -> _T:
         async with guest.lock:
@@ -163,7 +163,7 @@ class Turns:
 
 def _stale(uid: str, caller: Caller, highest: int) -> StaleClaim:
     return StaleClaim(
-        f"{caller.operation} claimed guest {uid} at revision {caller.claim_revision}, but a claim at revision "
-        f"{highest} has been seen since: another controller has taken over",
-        metadata={"highest_claim_revision": str(highest)},
+        f"{caller.step} of {caller.operation} asks for guest {uid} by revision {caller.revision}, but has been overtaken "
+        f"by revision {highest}: it comes late, or another controller has taken over",
+        metadata={"highest_revision": str(highest)},
     )

@@ -158,7 +158,7 @@ class StaleRunEpoch(FailedPrecondition):
 
 
 class StaleClaim(FailedPrecondition):
-    """A newer claim on this guest exists, so the caller has been superseded and must stop."""
+    """A newer revision has been seen: the call comes late, or its caller has been superseded and must stop."""
 
     reason = "STALE_CLAIM"
 

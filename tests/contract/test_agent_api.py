@@ -53,8 +53,8 @@ def spec(run_epoch: int = 1) -> GuestSpec:
     )
 
 
-def caller(claim_revision: int = 10, operation: str = "operations/one") -> Caller:
-    return Caller(operation=operation, step="step", claim_revision=claim_revision)
+def caller(revision: int = 10, operation: str = "operations/one") -> Caller:
+    return Caller(operation=operation, step="step", revision=revision)
 
 
 async def chunks(data: bytes = IMAGE) -> AsyncIterator[bytes]:

@@ -87,5 +87,5 @@ async def test_an_agent_that_stops_says_so_and_finishes_what_it_has_begun(a: Age
 
 
 async def test_a_call_without_a_caller_is_refused(a: AgentHost) -> None:
-    with pytest.raises(InvalidArgument, match="claim_revision"):
-        await a.api.stop_guest(caller(claim_revision=0), uid=UID, grace_period_s=0)
+    with pytest.raises(InvalidArgument, match="revision"):
+        await a.api.stop_guest(caller(revision=0), uid=UID, grace_period_s=0)

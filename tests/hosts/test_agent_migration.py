@@ -45,8 +45,8 @@ _BOOT_S = 60.0
 _FILLED_BYTES = 16 * 1024**2
 
 
-def caller(claim_revision: int = 10, operation: str = "operations/one") -> Caller:
-    return Caller(operation=operation, step="step", claim_revision=claim_revision)
+def caller(revision: int = 10, operation: str = "operations/one") -> Caller:
+    return Caller(operation=operation, step="step", revision=revision)
 
 
 async def make_disks(

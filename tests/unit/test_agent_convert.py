@@ -154,6 +154,6 @@ def test_what_is_missing_or_of_another_version_is_refused() -> None:
         convert.spec_of(pb.CreateDiskRequest(spec=wire))
     with pytest.raises(InvalidArgument):
         convert.status_from_wire(pb.GuestStatus(uid="one"))
-    for caller in (pb.Caller(operation="", claim_revision=1), pb.Caller(operation="o", claim_revision=0)):
+    for caller in (pb.Caller(operation="", revision=1), pb.Caller(operation="o", revision=0)):
         with pytest.raises(InvalidArgument, match="caller"):
             convert.caller_of(pb.CreateDiskRequest(caller=caller))

@@ -12,8 +12,8 @@ from leeward_agent.turns import Turn, Turns
 _WAIT_S = 5.0
 
 
-def caller(claim_revision: int) -> Caller:
-    return Caller(operation="operations/one", step="step", claim_revision=claim_revision)
+def caller(revision: int) -> Caller:
+    return Caller(operation="operations/one", step="step", revision=revision)
 
 
 class Work:

@@ -1,7 +1,7 @@
 """The port between controllers and an agent. The gRPC client and the agent's own core both fulfil it.
 
 Every mutating call carries a `Caller`. It may be repeated: it observes first, acts only on what is missing, and
-answers what is true afterwards. It raises StaleClaim when a newer claim on the same guest has been seen.
+answers what is true afterwards. It raises StaleClaim when one by a newer revision has been seen for the same guest.
 Errors of transport: AgentUnavailable (the agent did not get the call), AgentIndefinite (it may have acted).
 """
 

@@ -107,8 +107,8 @@ def caller_to_wire(caller: Caller) -> pb.Caller:
 def caller_of(request: _WithCaller) -> Caller:
     """Who makes a mutating call. Raises InvalidArgument when it does not say so fully."""
     caller = _part(Caller, request, "caller")
-    if not caller.operation or caller.claim_revision <= 0:
-        raise InvalidArgument.field("caller", "needs the operation's name and a positive claim_revision")
+    if not caller.operation or caller.revision <= 0:
+        raise InvalidArgument.field("caller", "needs the operation's name and a positive revision")
     return caller
 
 

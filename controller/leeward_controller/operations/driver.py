@@ -74,7 +74,6 @@ class Driver:
         self._children = children
         self._tell_progress = tell_progress
         self._percent_of = percent_of
-        self._claim_revision = stored.revision
         self._definition = DEFINITIONS[stored.value.type]
         self._cancelled = asyncio.Event()
         self.notice(stored)
@@ -237,7 +236,7 @@ class Driver:
         return StepContext(
             operation=operation,
             subject=subject,
-            caller=Caller(operation.name, step.name, self._claim_revision),
+            caller=Caller(operation.name, step.name, self._written.revision),
             surroundings=self._surroundings,
             children=self._children,
             cancelled=self._cancelled,

@@ -146,7 +146,7 @@ MUTANTS = (
         "claims_unchecked",
         "The agent works for controllers that have been superseded.",
         (
-            Edit("leeward_agent.turns", "if caller.claim_revision < guest.highest:", "if False:"),
+            Edit("leeward_agent.turns", "if caller.revision < guest.highest:", "if False:"),
             Edit("leeward_agent.turns", "turn.check()", "pass", within="turn.supersede(guest.highest or 0)"),
         ),
         story="late_stop",

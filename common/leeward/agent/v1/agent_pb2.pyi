@@ -345,25 +345,26 @@ class Caller(_message.Message):
 
     OPERATION_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
-    CLAIM_REVISION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     operation: _builtins.str
     """The operation on whose behalf this is done, `operations/{operation}`."""
     step: _builtins.str
     """The step of the operation."""
-    claim_revision: _builtins.int
-    """The store revision at which the caller claimed the operation. For each guest an agent remembers the highest it has
-    seen and refuses a lower one with reason STALE_CLAIM.
+    revision: _builtins.int
+    """The store revision of the operation's record as the caller last wrote it, which grows with each step and each change
+    of controller. For each guest an agent remembers the highest it has seen and refuses a lower one with reason
+    STALE_CLAIM: it is that of a controller that has been superseded, or of an earlier step that comes late.
     """
     def __init__(
         self,
         *,
         operation: _builtins.str = ...,
         step: _builtins.str = ...,
-        claim_revision: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_revision", b"claim_revision", "operation", b"operation", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation", "revision", b"revision", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
