@@ -93,8 +93,8 @@ class Turns:
     ) -> _T:
         """Admit the caller, wait for its turn, and do the work; `ends_with_caller`: its turn is over with the caller.
 
-        Raises StaleClaim when a newer revision has been seen before or while waiting, Draining when the agent stops, and
-        what the work raises. A newer revision also makes `Turn.check` raise in work that is under way.
+        Raises StaleClaim when a newer revision has been seen before or while waiting, Draining when the agent stops,
+        and what the work raises. A newer revision also makes `Turn.check` raise in work that is under way.
         """
         if self._draining:
             raise Draining("this agent is stopping; call again when it is back")
@@ -163,7 +163,7 @@ class Turns:
 
 def _stale(uid: str, caller: Caller, highest: int) -> StaleClaim:
     return StaleClaim(
-        f"{caller.step} of {caller.operation} asks for guest {uid} by revision {caller.revision}, but has been overtaken "
-        f"by revision {highest}: it comes late, or another controller has taken over",
+        f"{caller.step} of {caller.operation} asks for guest {uid} by revision {caller.revision}, but has been "
+        f"overtaken by revision {highest}: it comes late, or another controller has taken over",
         metadata={"highest_revision": str(highest)},
     )

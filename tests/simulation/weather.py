@@ -16,13 +16,27 @@ T = TypeVar("T")
 
 _REPEATED = frozenset(
     {
+        "cancel_migration",
         "claim_run_epoch",
+        "confirm_disk",
         "create_disk",
         "delete_disk",
+        "discard_memory",
+        "drop_rescue_disk",
+        "inject_nmi",
+        "pause_guest",
+        "pull_disk",
         "reboot_guest",
         "remove_guest",
+        "replace_disk",
+        "resize_disk",
+        "resume_guest",
+        "revert_disk",
+        "snapshot_disk",
         "start_guest",
         "stop_guest",
+        "suspend_guest",
+        "wake_guest",
     }
 )
 

@@ -50,6 +50,19 @@ async def test_a_newer_claim_ends_work_and_gets_the_turn_when_all_is_put_back(en
             await first
 
 
+async def test_a_call_of_an_earlier_step_that_comes_late_is_refused_and_says_why() -> None:
+    turns = Turns(MemoryClaims())
+
+    async def act(_: Turn) -> str:
+        return "done"
+
+    assert await turns.run("one", caller(7), act) == "done"
+    with pytest.raises(StaleClaim, match=r"step of operations/one .* revision 6, .* overtaken by revision 7"):
+        await turns.run("one", caller(6), act)
+    assert await turns.run("one", caller(7), act) == "done", "a step may ask again"
+    assert await turns.run("two", caller(6), act) == "done", "guests do not share their revisions"
+
+
 async def test_work_that_ends_with_its_caller_makes_way_for_the_same_claim() -> None:
     turns, work = Turns(MemoryClaims()), Work()
     async with asyncio.timeout(_WAIT_S):

@@ -79,10 +79,10 @@ class MigrationPhase(StrEnum):
 class Caller:
     """Who asks, and by what right: idempotency key and fencing token of a mutating call.
 
-    `revision` is the store revision of the operation's record as the caller last wrote it: it grows with each step, with
-    each takeover by another controller, and from one operation on a guest to the next. For each guest an agent remembers
-    the highest it has seen and refuses a lower one with StaleClaim: that of a controller that has been superseded, or of
-    an earlier step, which a network or a stopped process has kept until now.
+    `revision` is the store revision of the operation's record as the caller last wrote it: it grows with each step,
+    with each takeover by another controller, and from one operation on a guest to the next. For each guest an agent
+    remembers the highest it has seen and refuses a lower one with StaleClaim: that of a controller that has been
+    superseded, or of an earlier step, which a network or a stopped process has kept until now.
     """
 
     operation: str

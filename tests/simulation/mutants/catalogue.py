@@ -152,6 +152,18 @@ MUTANTS = (
         story="late_stop",
     ),
     Mutant(
+        "late_calls_obeyed",
+        "All calls of an operation bear one revision, so an agent does not tell those that come late.",
+        (
+            Edit(
+                "leeward_controller.operations.driver",
+                "caller=Caller(operation.name, step.name, self._written.revision),",
+                "caller=Caller(operation.name, step.name, self._written.create_revision),",
+            ),
+        ),
+        story="undone_start",
+    ),
+    Mutant(
         "hasty_leader",
         "A new leader gives nodes that it finds missing no TTL.",
         (

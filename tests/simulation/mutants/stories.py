@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from leeward import keys
 from leeward.agent.types import Caller, GuestSpec
 from leeward.clock import Clock
-from leeward.errors import AgentIndefinite, LeewardError, StaleClaim, StoreIndefinite
+from leeward.errors import AgentIndefinite, HypervisorError, LeewardError, StaleClaim, StoreIndefinite
 from leeward.store.port import Condition, Mutation, Store, Transaction
 from leeward_agent.storage.memory import PoolFault
 from leeward_controller.core import Policy
@@ -161,6 +161,33 @@ def late_stop() -> None:
         with contextlib.suppress(StaleClaim):
             await agent.stop_guest(Caller("operations/old", "stop", 1), uid=uid, grace_period_s=0.0)
         assert story.cluster.world.running_on(uid) == [_NODE], "a superseded caller stopped the guest"
+
+    run_virtually(main)
+
+
+def undone_start() -> None:
+    """A start fails and is undone. Then a copy of the call arrives, which the network has kept."""
+
+    async def main() -> None:
+        is_unlucky = False
+
+        async def fail(_node: str, method: str) -> None:
+            if is_unlucky and method == "after start_guest":
+                raise HypervisorError("out of luck")
+
+        def keep(_node: str, method: str) -> float | None:
+            return 5.0 if is_unlucky and method == "start_guest" else None
+
+        story = Story(repeats=keep)
+        await story.begin(agent_hook=fail)
+        await story.launched("web-1", node=_NODE)
+        await story.ended(await story.submit("web-1", OperationType.STOP, StopArguments(grace_period_s=5.0)))
+        is_unlucky = True
+        starting = await story.ended(await story.submit("web-1", OperationType.START, StartArguments()))
+        assert starting.error is not None, "the start was to fail"
+        for _ in range(20):
+            await story.clock.sleep(0.5)
+            assert not story.cluster.world.running_on(story.instance("web-1").uid), "what was undone happened after all"
 
     run_virtually(main)
 
