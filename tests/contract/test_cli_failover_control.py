@@ -9,6 +9,8 @@ from tests.contract.test_cli_api import Done, Shell
 from tests.support.public import WAIT_S, Face, PublicLab, add_flavor
 
 from leeward.cli.exit_codes import ExitCode
+from leeward_controller.core import Policy
+from leeward_controller.failover.headroom import HeadroomPolicy, HeadroomRule
 
 
 @pytest.fixture
@@ -81,3 +83,20 @@ async def test_leftovers_are_shown_before_a_host_is_released(lab: PublicLab, lee
     assert released.code == 0
     assert "projects/p/instances/web-1:" in released.err
     assert "READY" in released.out
+
+
+async def test_who_leaves_too_little_room_for_a_loss_is_warned(tmp_path: Path) -> None:
+    async with PublicLab(files=tmp_path, nodes=2, policy=Policy(headroom=HeadroomPolicy(HeadroomRule.WARN))) as lab:
+        face = await lab.add_controller()
+        await add_flavor(face, "large", memory_mib=10240)
+        await face.upload()
+        leeward = Shell(face, home=tmp_path / "home")
+        launch = ("--project", "p", "instance", "create", "--image", "debian", "--flavor", "large")
+        first = await leeward(*launch, "web-1", "--node", "host-a")
+        assert (first.code, "Warning" in first.err) == (0, False)
+        checked = await leeward(*launch, "web-2", "--node", "host-b", "--validate-only")
+        second = await leeward(*launch, "web-2", "--node", "host-b")
+        for warned in (checked, second):
+            assert warned.code == 0
+            assert "Warning: projects/p/instances/web-2 would leave too little room" in warned.err
+            assert "nodes/host-a: " in warned.err

@@ -155,6 +155,7 @@ class PublicLab:
             peers=peers,
             fence=core.fence,
             policy=core.policy.placement,
+            headroom_policy=core.policy.headroom,
             deleted_retention_s=core.policy.deleted_retention_s,
             clock=self.clock,
             ids=self.ids,

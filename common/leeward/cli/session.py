@@ -101,7 +101,11 @@ def operate(
     """
 
     async def work(session: Session) -> None:
+        from leeward.client import metadata_of
+
         operation = await begin(session)
+        for warning in metadata_of(operation).warnings:
+            say(f"Warning: {warning}.")
         if validate_only:
             say("It is valid. Nothing was changed.")
         elif no_wait:

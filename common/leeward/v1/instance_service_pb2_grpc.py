@@ -213,8 +213,8 @@ class InstanceServiceServicer:
 
     def CreateInstance(self, request, context):
         """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
-        violation a node, when afterwards that node could not be lost.
+        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it. When afterwards some node could not
+        be lost, by policy, the operation bears a warning, or is refused with NO_HEADROOM, one violation a node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,8 +42,8 @@ class InstanceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InstanceServiceAsyncStub: ...
     CreateInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.CreateInstanceRequest, _operations_pb2.Operation]
     """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
-    violation a node, when afterwards that node could not be lost.
+    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it. When afterwards some node could not
+    be lost, by policy, the operation bears a warning, or is refused with NO_HEADROOM, one violation a node.
     """
     GetInstance: _grpc.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_pb2.Instance]
     """One instance, as it is now."""
@@ -122,8 +122,8 @@ class InstanceServiceAsyncStub(InstanceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.CreateInstanceRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
-    violation a node, when afterwards that node could not be lost.
+    Refused with NO_NODE_FITS, one violation a node, when no node can ever take it. When afterwards some node could not
+    be lost, by policy, the operation bears a warning, or is refused with NO_HEADROOM, one violation a node.
     """
     GetInstance: _aio.UnaryUnaryMultiCallable[_instance_service_pb2.GetInstanceRequest, _instance_pb2.Instance]  # type: ignore[assignment]
     """One instance, as it is now."""
@@ -205,8 +205,8 @@ class InstanceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Launch a new instance. It ends ACTIVE, or in ERROR with the cause; on failure nothing is left behind on any node.
-        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it; and by policy with NO_HEADROOM, one
-        violation a node, when afterwards that node could not be lost.
+        Refused with NO_NODE_FITS, one violation a node, when no node can ever take it. When afterwards some node could not
+        be lost, by policy, the operation bears a warning, or is refused with NO_HEADROOM, one violation a node.
         """
 
     @_abc_1.abstractmethod

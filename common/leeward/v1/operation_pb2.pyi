@@ -501,6 +501,7 @@ class OperationMetadata(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     PARENT_OPERATION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     type: Global___OperationType.ValueType
     """What the operation does."""
     instance: _builtins.str
@@ -561,6 +562,12 @@ class OperationMetadata(_message.Message):
     def drain(self) -> Global___DrainProgress:
         """The instances that an operation on a node moves; unset for other operations."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever asked should know, a sentence each, though it was allowed: by policy, that it leaves too little room for
+        the loss of a node.
+        """
+
     def __init__(
         self,
         *,
@@ -587,10 +594,11 @@ class OperationMetadata(_message.Message):
         note: _builtins.str = ...,
         drain: Global___DrainProgress | None = ...,
         parent_operation: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "drain", b"drain", "end_time", b"end_time", "migration", b"migration", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "controller", b"controller", "create_time", b"create_time", "drain", b"drain", "end_time", b"end_time", "instance", b"instance", "instance_uid", b"instance_uid", "migration", b"migration", "node", b"node", "note", b"note", "parent_operation", b"parent_operation", "percent", b"percent", "phase", b"phase", "request_id", b"request_id", "requested_by", b"requested_by", "source_node", b"source_node", "step", b"step", "steps", b"steps", "target_node", b"target_node", "type", b"type", "undo_cause", b"undo_cause", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_requested", b"cancel_requested", "controller", b"controller", "create_time", b"create_time", "drain", b"drain", "end_time", b"end_time", "instance", b"instance", "instance_uid", b"instance_uid", "migration", b"migration", "node", b"node", "note", b"note", "parent_operation", b"parent_operation", "percent", b"percent", "phase", b"phase", "request_id", b"request_id", "requested_by", b"requested_by", "source_node", b"source_node", "step", b"step", "steps", b"steps", "target_node", b"target_node", "type", b"type", "undo_cause", b"undo_cause", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -296,6 +296,7 @@ class Operation:
     node: str = ""
     node_uid: str = ""
     parent: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from leeward.agent.types import GuestState
 from leeward_controller.domain.catalog import Image
+from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import OperationType, SnapshotArguments
 from leeward_controller.operations.context import StepContext
 from leeward_controller.operations.step import Advance, Definition, Step
@@ -14,8 +16,16 @@ async def copy(context: StepContext) -> Advance:
     """Make the image file. It has no name yet: a file that no record names is swept away after a while."""
     agent = context.agent(context.instance.node)
     snapshot = await agent.snapshot_disk(context.caller, spec=context.instance.guest_spec())
-    note = "quiesced by the guest agent" if snapshot.quiesced else "consistent as after a power cut"
+    note = _how_consistent(context.instance, quiesced=snapshot.quiesced)
     return Advance(work=replace(context.operation.work, snapshot=snapshot, note=note))
+
+
+def _how_consistent(instance: Instance, *, quiesced: bool) -> str:
+    if quiesced:
+        return "quiesced by the guest agent"
+    if instance.wanted_guest is GuestState.STOPPED:
+        return "taken while nothing ran"
+    return "consistent as after a power cut: no guest agent has frozen its file systems"
 
 
 async def publish(context: StepContext) -> Advance:

@@ -75,13 +75,15 @@ class Submitter:
         self._clock = clock
         self._ids = ids
 
-    async def create(self, instance: Instance, arguments: CreateArguments, requester: Requester) -> Operation:
-        """Record a new instance and the operation that launches it.
+    async def create(
+        self, instance: Instance, arguments: CreateArguments, requester: Requester, *, warnings: tuple[str, ...] = ()
+    ) -> Operation:
+        """Record a new instance and the operation that launches it, with what its maker should know.
 
         Raises AlreadyExists, NotFound (its group), ResourceExhausted (its project's quota), Conflict (others kept
         coming first to the same project or group).
         """
-        operation = self._new(instance, OperationType.CREATE, arguments, requester)
+        operation = replace(self._new(instance, OperationType.CREATE, arguments, requester), warnings=warnings)
         attempts = _CREATE_ATTEMPTS
         while True:
             attempts -= 1
@@ -114,13 +116,14 @@ class Submitter:
         requester: Requester,
         *,
         leader_epoch: int = 0,
+        warnings: tuple[str, ...] = (),
     ) -> Operation:
         """Start an operation on an instance as it was read, interrupting what the table lets it interrupt.
 
-        With `leader_epoch` it only happens while that leadership lasts. Raises Locked, WrongState, OperationRunning,
-        Conflict (the instance has changed since it was read).
+        With `leader_epoch` it only happens while that leadership lasts; `warnings` are kept with it. Raises Locked,
+        WrongState, OperationRunning, Conflict (the instance has changed since it was read).
         """
-        operation = self._new(instance.value, wanted, arguments, requester)
+        operation = replace(self._new(instance.value, wanted, arguments, requester), warnings=warnings)
         if (earlier := await self._earlier(operation)) is not None:
             return earlier
         running = await self.check(instance.value, wanted, arguments, admin=requester.admin)

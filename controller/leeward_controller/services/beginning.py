@@ -1,6 +1,7 @@
 """The one way in which operations on instances that exist are begun for clients."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from leeward import names
 from leeward_controller.domain.instance import Instance
@@ -13,8 +14,17 @@ from leeward_controller.services.shown import Presenter, ShownOperation
 
 LONGEST_GRACE_S = 3600.0
 
-Prepare = Callable[[Instance], Awaitable[Arguments]]
-"""Makes an operation's arguments for the instance as it is; raises what makes the request impossible."""
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An operation's arguments, and what whoever asks should know though it is allowed, a sentence each."""
+
+    arguments: Arguments
+    warnings: tuple[str, ...] = ()
+
+
+Prepare = Callable[[Instance], Awaitable[Prepared]]
+"""Prepares an operation for the instance as it is; raises what makes the request impossible."""
 
 
 class Beginning:
@@ -46,15 +56,18 @@ class Beginning:
             return await self._presenter.show(earlier)
 
         async def act(stored: Stored[Instance]) -> ShownOperation:
-            chosen = arguments
-            if callable(chosen):
+            if callable(arguments):
                 # What cannot be done in this state is refused for that, whatever else is wrong.
                 await self._submitter.check(stored.value, wanted, PlainArguments(), admin=requester.admin)
-                chosen = await chosen(stored.value)
+                prepared = await arguments(stored.value)
+            else:
+                prepared = Prepared(arguments)
+            chosen, warnings = prepared.arguments, prepared.warnings
             if target.validate_only:
                 await self._submitter.check(stored.value, wanted, chosen, admin=requester.admin)
-                return self._presenter.only_checked(stored.value, wanted, chosen, requester.principal)
-            return await self._presenter.show(await self._submitter.submit(stored, wanted, chosen, requester))
+                return self._presenter.only_checked(stored.value, wanted, chosen, requester.principal, warnings)
+            begun = await self._submitter.submit(stored, wanted, chosen, requester, warnings=warnings)
+            return await self._presenter.show(begun)
 
         return await self._instances.on_present(target, act)
 

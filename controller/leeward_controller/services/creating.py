@@ -64,6 +64,14 @@ class _Checked:
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class MadeInstance:
+    """A record that is ready to be launched, and what whoever asked should know, a sentence each."""
+
+    instance: Instance
+    warnings: tuple[str, ...]
+
+
 class InstanceMaker:
     """Turns a request into an instance record that is ready to be launched."""
 
@@ -93,8 +101,8 @@ class InstanceMaker:
         checks.done()
         return _Checked(names.instance_name(project, instance_id), flavor_id, new.image, node)
 
-    async def make(self, new: NewInstance, *, request_id: str, creator: str) -> Instance:
-        """The record to launch; node and pool are chosen by the operation.
+    async def make(self, new: NewInstance, *, request_id: str, creator: str) -> MadeInstance:
+        """The record to launch, and what there is to warn of; node and pool are chosen by the operation.
 
         Raises InvalidArgument (all wrong fields), NotFound (flavor, image or group), FailedPrecondition (no baseline),
         NoNodeFits and NodeUnfit (by what this replica knows of the nodes now; one violation a node).
@@ -111,8 +119,7 @@ class InstanceMaker:
         if not image.pool_ids:
             raise NotFound(f"{image.name} lies in no pool", resource=image.name)
         instance = self._record(new, name=checked.name, flavor=flavor, image=image, creator=creator)
-        self._fitting.check(instance, named=checked.node)
-        return instance
+        return MadeInstance(instance, self._fitting.check(instance, named=checked.node))
 
     def _record(self, new: NewInstance, *, name: str, flavor: Flavor, image: Image, creator: str) -> Instance:
         uid, now = self._ids.new(), self._clock.now()

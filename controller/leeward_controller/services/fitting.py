@@ -26,8 +26,10 @@ class Fitting:
         leaving: bool = False,
         resources: Resources | None = None,
         for_live: bool = False,
-    ) -> None:
-        """Raises NodeUnfit (`named` cannot take it), NoNodeFits (none can; one violation a node), ResourceExhausted (it
+    ) -> tuple[str, ...]:
+        """What there is to warn of, a sentence each.
+
+        Raises NodeUnfit (`named` cannot take it), NoNodeFits (none can; one violation a node), ResourceExhausted (it
         takes more than it did, and the policy on headroom does not allow that).
 
         It takes `resources`, by default those it has; `leaving` looks for another node than the one it is on.
@@ -38,16 +40,17 @@ class Fitting:
                 f"nodes/{named} cannot take it: {why}", violations=[Violation("NODE", f"nodes/{named}", why)]
             )
         if not self._view.synced:
-            return  # Nothing is known of the nodes just now; the operation will see.
+            return ()  # Nothing is known of the nodes just now; the operation will see.
         excluded = ((instance.node, "it is the node being left"),) if leaving else ()
         request = request_for(
             self._view, instance, named=named, excluded=excluded, resources=resources, for_live=for_live
         )
         place = choose(plan_placement(candidates(self._view), request, policy=self._policy), request)
-        if not leaving:
-            self._headroom.check(
-                instance, node=place.node, pool_id=place.pool_id, resources=resources or instance.resources
-            )
+        if leaving:
+            return ()
+        return self._headroom.check(
+            instance, node=place.node, pool_id=place.pool_id, resources=resources or instance.resources
+        )
 
     def cpu_model(self, wanted: str) -> str:
         """The model to record for the one asked for: `baseline` is the best one that all nodes have now.

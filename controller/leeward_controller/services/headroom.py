@@ -35,20 +35,27 @@ class Headroom:
         self._placement = placement
         self._policy = policy
 
-    def check(self, instance: Instance, *, node: str, pool_id: str, resources: Resources) -> None:
-        """Think of the instance as being on `node` with these resources.
+    def check(self, instance: Instance, *, node: str, pool_id: str, resources: Resources) -> tuple[str, ...]:
+        """Think of the instance as being on `node` with these resources: what there is to warn of, if the rule is WARN.
 
         Raises ResourceExhausted (reason NO_HEADROOM, a violation a node that could not be lost) if the rule is REFUSE.
         """
         if self._policy.rule is HeadroomRule.OFF or not self._view.synced:
-            return
+            return ()
         short = self.shortfalls(replace(instance, node=node, pool_id=pool_id, resources=resources))
         if not short:
-            return
+            return ()
+        some = "; ".join(f"nodes/{each.node}: {each.told}" for each in short[:_MOST_TOLD])
+        told = f"{instance.name} would leave too little room for the loss of a node: {some}"
         if self._policy.rule is HeadroomRule.WARN:
-            log.warning("headroom.lacking", instance=instance.name, nodes=[f"nodes/{e.node}: {e.told}" for e in short])
-            return
-        raise _refusal(instance, short)
+            log.warning("headroom.lacking", instance=instance.name, why=told)
+            return (told,)
+        raise ResourceExhausted(
+            told,
+            reason="NO_HEADROOM",
+            violations=[Violation("HEADROOM", f"nodes/{each.node}", each.told) for each in short],
+            resource=instance.name,
+        )
 
     def shortfalls(self, added: Instance | None = None) -> tuple[Shortfall, ...]:
         """The nodes that could not be lost, if `added` was as it says."""
@@ -108,13 +115,3 @@ class _Allowed:
             fitting = (each.node for each in self._nodes if not why_not(each, request, self._policy))
             self._known[key] = frozenset(fitting)
         return self._known[key]
-
-
-def _refusal(instance: Instance, short: tuple[Shortfall, ...]) -> ResourceExhausted:
-    some = "; ".join(f"nodes/{each.node}: {each.told}" for each in short[:_MOST_TOLD])
-    return ResourceExhausted(
-        f"{instance.name} would leave too little room for the loss of a node: {some}",
-        reason="NO_HEADROOM",
-        violations=[Violation("HEADROOM", f"nodes/{each.node}", each.told) for each in short],
-        resource=instance.name,
-    )

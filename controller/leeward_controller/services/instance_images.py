@@ -7,7 +7,6 @@ from leeward.errors import AlreadyExists, FailedPrecondition, NotFound, Violatio
 from leeward_controller.domain.catalog import Image
 from leeward_controller.domain.instance import Instance
 from leeward_controller.domain.operation import (
-    Arguments,
     OperationType,
     PlainArguments,
     RebuildArguments,
@@ -18,7 +17,7 @@ from leeward_controller.domain.operation import (
 )
 from leeward_controller.operations.submit import Requester
 from leeward_controller.records import IMAGES, Records
-from leeward_controller.services.beginning import Beginning, node_id
+from leeward_controller.services.beginning import Beginning, Prepared, node_id
 from leeward_controller.services.checks import Checks
 from leeward_controller.services.fitting import Fitting
 from leeward_controller.services.image_properties import check_properties, firmware_of, machine_of
@@ -46,13 +45,13 @@ class InstanceImages:
         checks.parsed(lambda: names.check_id(image_id, field="image_id"), "")
         check_properties(checks, properties, "properties")
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             name = names.image_name(instance.project, image_id)
             if await self._records.get(IMAGES, keys.image(name)) is not None:
                 raise AlreadyExists.named(name)
-            return SnapshotArguments(name, dict(properties))
+            return Prepared(SnapshotArguments(name, dict(properties)))
 
-        return await self._begin(target, OperationType.SNAPSHOT, arguments, requester, checks)
+        return await self._begin(target, OperationType.SNAPSHOT, prepare, requester, checks)
 
     async def shelve(self, target: Target, requester: Requester, *, offload_delay_s: float | None) -> ShownOperation:
         """Keep an instance as an image, and free its node after a while.
@@ -62,11 +61,11 @@ class InstanceImages:
         checks, delay_s = Checks(), offload_delay_s or 0.0
         checks.between(delay_s, 0, LONGEST_OFFLOAD_DELAY_S, "offload_delay", " s")
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             _check_image_holds_all(instance)
-            return ShelveArguments(await self._free_shelf(instance), delay_s)
+            return Prepared(ShelveArguments(await self._free_shelf(instance), delay_s))
 
-        return await self._begin(target, OperationType.SHELVE, arguments, requester, checks)
+        return await self._begin(target, OperationType.SHELVE, prepare, requester, checks)
 
     async def unshelve(self, target: Target, requester: Requester, *, node: str) -> ShownOperation:
         """Bring a shelved instance back.
@@ -76,30 +75,29 @@ class InstanceImages:
         checks = Checks()
         named = node_id(checks, node)
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             if named and instance.node and instance.node != named:
                 raise FailedPrecondition(
                     f"{instance.name} still has its place on nodes/{instance.node}; unshelve it there, then migrate it",
                     reason="NOT_OFFLOADED",
                     resource=instance.name,
                 )
-            if not instance.node:
-                self._fitting.check(instance, named=named)
-            return UnshelveArguments(named)
+            warnings = () if instance.node else self._fitting.check(instance, named=named)
+            return Prepared(UnshelveArguments(named), warnings)
 
-        return await self._begin(target, OperationType.UNSHELVE, arguments, requester, checks)
+        return await self._begin(target, OperationType.UNSHELVE, prepare, requester, checks)
 
     async def rescue(self, target: Target, requester: Requester, *, image: str) -> ShownOperation:
         """Boot another image, or its own anew, with its disk beside. Raises what `Beginning.begin` does, NotFound."""
         checks = _naming(image)
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             chosen = await self._image(image or instance.image, own=instance)
             if chosen is None:
-                return RescueArguments(instance.image, instance.image_digest, instance.image_format)
-            return RescueArguments(chosen.name, chosen.digest, chosen.format)
+                return Prepared(RescueArguments(instance.image, instance.image_digest, instance.image_format))
+            return Prepared(RescueArguments(chosen.name, chosen.digest, chosen.format))
 
-        return await self._begin(target, OperationType.RESCUE, arguments, requester, checks)
+        return await self._begin(target, OperationType.RESCUE, prepare, requester, checks)
 
     async def unrescue(self, target: Target, requester: Requester) -> ShownOperation:
         """End a rescue. Raises what `Beginning.begin` does."""
@@ -112,14 +110,14 @@ class InstanceImages:
         """
         checks = _naming(image)
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             chosen = await self._image(image or instance.image, own=instance)
             if chosen is None:
-                return RebuildArguments(instance.image, instance.image_digest, instance.image_format)
+                return Prepared(RebuildArguments(instance.image, instance.image_digest, instance.image_format))
             _check_fits(instance, chosen)
-            return RebuildArguments(chosen.name, chosen.digest, chosen.format)
+            return Prepared(RebuildArguments(chosen.name, chosen.digest, chosen.format))
 
-        return await self._begin(target, OperationType.REBUILD, arguments, requester, checks)
+        return await self._begin(target, OperationType.REBUILD, prepare, requester, checks)
 
     async def _image(self, name: str, *, own: Instance) -> Image | None:
         """The image of that name; None when it is the instance's own, whose record is gone but whose file is not.

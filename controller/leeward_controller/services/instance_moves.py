@@ -8,7 +8,6 @@ from leeward.errors import FailedPrecondition, InvalidArgument, NotFound, Violat
 from leeward_controller.domain.catalog import Flavor
 from leeward_controller.domain.instance import Instance, Resources
 from leeward_controller.domain.operation import (
-    Arguments,
     EvacuateArguments,
     LiveMigrateArguments,
     MigrateArguments,
@@ -19,7 +18,7 @@ from leeward_controller.domain.operation import (
 from leeward_controller.domain.transitions import check_node
 from leeward_controller.operations.submit import Requester
 from leeward_controller.records import FENCES, FLAVORS, NODES, Records
-from leeward_controller.services.beginning import LONGEST_GRACE_S, Beginning, bounded, node_id
+from leeward_controller.services.beginning import LONGEST_GRACE_S, Beginning, Prepared, bounded, node_id
 from leeward_controller.services.checks import Checks
 from leeward_controller.services.fitting import Fitting
 from leeward_controller.services.instances import Target
@@ -60,11 +59,11 @@ class InstanceMoves:
         named = node_id(checks, node)
         grace_s = bounded(checks, grace_period_s, usual_s, longest_s=LONGEST_GRACE_S, field="grace_period")
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             self._fitting.check(instance, named=named, leaving=True)
-            return MigrateArguments(named, grace_s)
+            return Prepared(MigrateArguments(named, grace_s))
 
-        return await self._begin(target, OperationType.MIGRATE, arguments, requester, checks)
+        return await self._begin(target, OperationType.MIGRATE, prepare, requester, checks)
 
     async def live_migrate(self, target: Target, requester: Requester, wish: LiveMigrationWish) -> ShownOperation:
         """Move an instance while it runs. Raises what `Beginning.begin` does, NodeUnfit, NoNodeFits."""
@@ -83,11 +82,11 @@ class InstanceMoves:
             escalation=wish.escalation,
         )
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             self._fitting.check(instance, named=named, leaving=True, for_live=True)
-            return chosen
+            return Prepared(chosen)
 
-        return await self._begin(target, OperationType.LIVE_MIGRATE, arguments, requester, checks)
+        return await self._begin(target, OperationType.LIVE_MIGRATE, prepare, requester, checks)
 
     async def evacuate(self, target: Target, requester: Requester, *, node: str, allow_rebuild: bool) -> ShownOperation:
         """Restart an instance elsewhere. Raises what `Beginning.begin` does, FailedPrecondition without a fence proof.
@@ -97,13 +96,13 @@ class InstanceMoves:
         checks = Checks()
         wish = EvacuateArguments(node_id(checks, node), allow_rebuild=allow_rebuild)
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             proved = await self._with_proof(instance, wish)
             if proved.node and not proved.allow_rebuild:
                 self._fitting.check(instance, named=proved.node, leaving=True)
-            return proved
+            return Prepared(proved)
 
-        return await self._begin(target, OperationType.EVACUATE, arguments, requester, checks)
+        return await self._begin(target, OperationType.EVACUATE, prepare, requester, checks)
 
     async def resize(
         self, target: Target, requester: Requester, *, flavor: str, node: str, auto_confirm_after_s: float | None
@@ -119,14 +118,14 @@ class InstanceMoves:
         if auto_confirm_after_s is not None:
             checks.between(auto_confirm_after_s, 1, LONGEST_AUTO_CONFIRM_S, "auto_confirm_after", " s")
 
-        async def arguments(instance: Instance) -> Arguments:
+        async def prepare(instance: Instance) -> Prepared:
             wanted = await self._flavor(flavor_id)
             _check_new_flavor(instance, wanted)
             resources = Resources(wanted.vcpus, wanted.memory_mib, wanted.disk_gib)
-            self._fitting.check(instance, named=named, resources=resources)
-            return ResizeArguments(wanted.flavor, resources, named, auto_confirm_after_s or 0.0)
+            warnings = self._fitting.check(instance, named=named, resources=resources)
+            return Prepared(ResizeArguments(wanted.flavor, resources, named, auto_confirm_after_s or 0.0), warnings)
 
-        return await self._begin(target, OperationType.RESIZE, arguments, requester, checks)
+        return await self._begin(target, OperationType.RESIZE, prepare, requester, checks)
 
     async def confirm_resize(self, target: Target, requester: Requester) -> ShownOperation:
         """Keep the new flavor. Raises what `Beginning.begin` does."""

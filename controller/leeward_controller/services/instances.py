@@ -84,12 +84,15 @@ class InstanceService:
             return await self._presenter.show(earlier)
         if new.validate_only and await self._records.get(INSTANCES, keys.instance(checked.name)) is not None:
             raise AlreadyExists.named(checked.name)
-        instance = await self._maker.make(new, request_id=requester.request_id, creator=requester.principal)
+        made = await self._maker.make(new, request_id=requester.request_id, creator=requester.principal)
+        instance, warnings = made.instance, made.warnings
         arguments = CreateArguments(node=checked.node)
         if new.validate_only:
             await self._submitter.check_creation(instance)
-            return self._presenter.only_checked(instance, OperationType.CREATE, arguments, requester.principal)
-        return await self._presenter.show(await self._submitter.create(instance, arguments, requester))
+            principal = requester.principal
+            return self._presenter.only_checked(instance, OperationType.CREATE, arguments, principal, warnings)
+        begun = await self._submitter.create(instance, arguments, requester, warnings=warnings)
+        return await self._presenter.show(begun)
 
     async def get(self, name: str) -> Stored[Instance]:
         """One instance, as it is now. Raises InvalidArgument, NotFound."""

@@ -96,7 +96,12 @@ class Presenter:
         return replace(shown, node=await self._nodes.gathered(stored))
 
     def only_checked(
-        self, subject: Subject, wanted: OperationType, arguments: Arguments, principal: str
+        self,
+        subject: Subject,
+        wanted: OperationType,
+        arguments: Arguments,
+        principal: str,
+        warnings: tuple[str, ...] = (),
     ) -> ShownOperation:
         """What would begin, for one who only asked whether it can."""
         operation = operation_on(
@@ -108,4 +113,4 @@ class Presenter:
             requested_by=principal,
             now=self._clock.now(),
         )
-        return ShownOperation(operation)
+        return ShownOperation(replace(operation, warnings=warnings))

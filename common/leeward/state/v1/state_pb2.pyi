@@ -2024,6 +2024,7 @@ class Operation(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     NODE_UID_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The last part of its name."""
     type: _builtins.str
@@ -2164,6 +2165,10 @@ class Operation(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """The steps taken."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever asked should know, though it was allowed."""
+
     def __init__(
         self,
         *,
@@ -2210,10 +2215,11 @@ class Operation(_message.Message):
         node: _builtins.str = ...,
         node_uid: _builtins.str = ...,
         parent: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "drill_node_arguments", b"drill_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "plain_arguments", b"plain_arguments", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "stop_arguments", b"stop_arguments", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "drill_node_arguments", b"drill_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "node", b"node", "node_uid", b"node_uid", "owner", b"owner", "parent", b"parent", "phase", b"phase", "plain_arguments", b"plain_arguments", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "bring_back_arguments", b"bring_back_arguments", "cancel_requested", b"cancel_requested", "claims", b"claims", "create_arguments", b"create_arguments", "create_time", b"create_time", "delete_arguments", b"delete_arguments", "drain_node_arguments", b"drain_node_arguments", "drill_node_arguments", b"drill_node_arguments", "end_time", b"end_time", "error", b"error", "evacuate_arguments", b"evacuate_arguments", "fence_node_arguments", b"fence_node_arguments", "history", b"history", "id", b"id", "instance", b"instance", "instance_uid", b"instance_uid", "live_migrate_arguments", b"live_migrate_arguments", "migrate_arguments", b"migrate_arguments", "node", b"node", "node_uid", b"node_uid", "owner", b"owner", "parent", b"parent", "phase", b"phase", "plain_arguments", b"plain_arguments", "predecessor", b"predecessor", "reboot_arguments", b"reboot_arguments", "rebuild_arguments", b"rebuild_arguments", "remove_node_arguments", b"remove_node_arguments", "request_fingerprint", b"request_fingerprint", "request_id", b"request_id", "requested_by", b"requested_by", "rescue_arguments", b"rescue_arguments", "resize_arguments", b"resize_arguments", "shelve_arguments", b"shelve_arguments", "snapshot_arguments", b"snapshot_arguments", "start_arguments", b"start_arguments", "step", b"step", "stop_arguments", b"stop_arguments", "type", b"type", "undo_cause", b"undo_cause", "unshelve_arguments", b"unshelve_arguments", "update_time", b"update_time", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_arguments: _TypeAlias = _typing.Literal["create_arguments", "start_arguments", "stop_arguments", "reboot_arguments", "delete_arguments", "live_migrate_arguments", "evacuate_arguments", "plain_arguments", "resize_arguments", "snapshot_arguments", "migrate_arguments", "shelve_arguments", "unshelve_arguments", "rescue_arguments", "rebuild_arguments", "drain_node_arguments", "bring_back_arguments", "fence_node_arguments", "remove_node_arguments", "drill_node_arguments"]  # noqa: Y015
     _WhichOneofArgType_arguments: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015

@@ -57,6 +57,7 @@ def metadata_of(shown: ShownOperation) -> pb.OperationMetadata:
         update_time=timestamp(operation.update_time),
         controller=operation.owner,
         note=work.note,
+        warnings=operation.warnings,
     )
     if isinstance(shown.progress, DrainProgress):
         message.drain.CopyFrom(drain_to_wire(shown.progress))
