@@ -71,11 +71,14 @@ class Outcomes:
     async def _ask(self, peer: Peer, uid: str) -> GuestStatus | None:
         """The guest as the destination has it, or None when it does not answer, or does not settle, in time."""
         deadline_s = self._clock.monotonic_s() + SETTLE_TIMEOUT_S
+        told = ""
         while True:
             try:
                 status = await peer.get_guest(uid=uid)
             except LeewardError as error:
-                _log.warning("the destination of a migration does not answer", uid=uid, error=error.message)
+                if error.message != told:
+                    told = error.message
+                    _log.warning("the destination of a migration does not answer", uid=uid, error=told)
             else:
                 if not status.migrating and status.state is not GuestState.PAUSED:
                     return status

@@ -24,6 +24,7 @@ _REPEATED = frozenset(
         "discard_memory",
         "drop_rescue_disk",
         "inject_nmi",
+        "migrate_guest",
         "pause_guest",
         "pull_disk",
         "reboot_guest",

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from leeward.identity import Role
 from leeward.pki import init_ca
 from leeward.store.etcd import EtcdStore
 from leeward_agent.storage.directory import DirectoryPool
+from leeward_lab.guest.commands import LabError
 from leeward_lab.hosts.cluster import Cluster
 from leeward_lab.hosts.host import Host
 
 PORT = 7444
+# Enough to tell what every thread was doing when a process died.
+_TOLD_LINES = 150
 _UP_S = 60.0
 
 
@@ -127,7 +130,15 @@ async def real_agents(
             await agent.start()
         for node in nodes:
             await made.until_reported(node)
-        yield made
+        is_well = False
+        try:
+            yield made
+            is_well = True
+        finally:
+            if not is_well:
+                for node, agent in made.agents.items():
+                    with suppress(LabError):  # Its host is off.
+                        print(f"--- agent of {node}\n{agent.host.spawned('agent').tail(_TOLD_LINES)}")
 
 
 def _program(module: str) -> list[str]:

@@ -6,6 +6,7 @@ unknown end: the other side may go on with it.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
@@ -130,6 +131,9 @@ class LinkedAgent:
         agent = self._find()
         if agent is None:
             raise AgentUnavailable(f"nodes/{self._node} cannot be reached")
+        after_s = self._repeats(self._node, method)
+        if after_s is not None:
+            self._set_apart(self._at_agent(self._repeat(after_s, lambda again: _read_out(open_(again)))))
         stream = open_(agent)
         try:
             while True:
@@ -301,6 +305,12 @@ class LinkedAgent:
 async def _act_on(agent: AgentApi, act: Callable[[AgentApi], Awaitable[T]]) -> T:
     """Nothing is asked of the agent when the call is given up before it has begun."""
     return await act(agent)
+
+
+async def _read_out(stream: AsyncGenerator[Any, None]) -> None:
+    async with aclosing(stream):
+        async for _ in stream:
+            pass
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
