@@ -17,8 +17,9 @@ from leeward.cli.errors import report
 from leeward.cli.exit_codes import exit_code_of
 from leeward.cli.image import ImageFormat, detect_format
 from leeward.cli.main import run
+from leeward.cli.operation_text import migration_text, percent_of
 from leeward.cli.output import table_lines
-from leeward.cli.progress import OperationLines, migration_text, percent_of
+from leeward.cli.progress import OperationLines
 from leeward.cli.units import GIB, MIB, age_text, duration_text, parse_duration, parse_size, size_text
 from leeward.errors import (
     AlreadyExists,

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from leeward.cli.describe import seconds_of
 from leeward.cli.names import short
-from leeward.cli.progress import drain_text, end_text, migration_text, move_text, percent_of, title_of
+from leeward.cli.operation_text import drain_text, end_text, migration_text, move_text, percent_of, title_of
 from leeward.cli.units import duration_text
 from leeward.client import images
 from leeward.v1.operation_pb2 import InstanceMove, MovePhase, OperationMetadata
